@@ -1,0 +1,3 @@
+//! The `orchwrap` program.
+
+fn main() {}

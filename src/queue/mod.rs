@@ -1,0 +1,3 @@
+//! The queue: tasks, their states, who is next, what to do after a crash.
+
+pub mod task;
