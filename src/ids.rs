@@ -137,7 +137,11 @@ impl FromStr for TaskId {
     fn from_str(s: &str) -> Result<Self, BadId> {
         match s.trim_start_matches('#').parse() {
             Ok(n) if n > 0 => Ok(Self(n)),
-            _ => Err(BadId { what: "task id", text: s.to_owned(), rule: "a whole number above 0, as printed by `task add`" }),
+            _ => Err(BadId {
+                what: "task id",
+                text: s.to_owned(),
+                rule: "a whole number above 0, as printed by `task add`",
+            }),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! `ids, clock < term < extract < queue, assign (pure) < pty, tmux, store < daemon < cli < main`.
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("orchwrap runs on Linux only for now (kernel 5.10 or later); the OS calls live in linux.rs, so a port starts there");
+compile_error!(
+    "orchwrap runs on Linux only for now (kernel 5.10 or later); the OS calls live in linux.rs, so a port starts there"
+);
 
 pub mod clock;
 pub mod ctl;
@@ -13,3 +15,4 @@ pub mod ids;
 pub mod paths;
 pub mod queue;
 pub mod run;
+pub mod tmux;

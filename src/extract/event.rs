@@ -205,11 +205,7 @@ pub enum Body {
         truncated: bool,
     },
     #[serde(rename = "turn.failed")]
-    TurnFailed {
-        reason: FailReason,
-        message: String,
-        duration_ms: u64,
-    },
+    TurnFailed { reason: FailReason, message: String, duration_ms: u64 },
     #[serde(rename = "turn.interrupted")]
     TurnInterrupted { duration_ms: u64 },
 

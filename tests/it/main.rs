@@ -1,1 +1,3 @@
-//! End-to-end tests.
+//! End-to-end tests: real tmux, real git, real SQLite; each test in folders and sockets of its own.
+
+mod tmux;

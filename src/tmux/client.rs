@@ -1,0 +1,167 @@
+//! Talks to our own tmux server: every call has a time limit, "already gone" is success.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::command::{self, Pane};
+use crate::paths::StateDir;
+
+/// Patience with one tmux call: a frozen server must not freeze us (F14).
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The oldest tmux that has what we use (`default-size`, `extended-keys`, `terminal-features`).
+const OLDEST: (u32, u32) = (3, 2);
+
+/// Why tmux did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TmuxError {
+    /// There is no tmux.
+    #[error("tmux is not installed: install it (Debian: apt-get install tmux), or use a pool with --detached")]
+    Missing,
+    /// It is too old.
+    #[error("tmux {0}.{1} is too old: 3.2 or later is needed")]
+    TooOld(u32, u32),
+    /// It did not answer.
+    #[error("tmux did not answer `{0}` within 2 s: is its server frozen?")]
+    Timeout(String),
+    /// It refused.
+    #[error("tmux refused `{verb}`: {why}")]
+    Refused {
+        /// Which command.
+        verb: String,
+        /// What it wrote to its standard error.
+        why: String,
+    },
+    /// It could not be run, or its configuration not be written.
+    #[error("run tmux: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A handle to our tmux server; the server starts with the first session and ends with the last.
+#[derive(Debug, Clone)]
+pub struct Tmux {
+    server: String,
+    config: PathBuf,
+}
+
+impl Tmux {
+    /// The server that belongs to `state`; `is_default` says whether that is the default state folder.
+    pub fn new(state: &StateDir, is_default: bool) -> Self {
+        Self { server: command::server_name(state.root(), is_default), config: state.tmux_conf() }
+    }
+
+    /// Name of the server's socket, for `tmux -L`.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Returns tmux's version, or why it cannot be used.
+    pub async fn check(&self) -> Result<(u32, u32), TmuxError> {
+        let text = self.call("-V", &["-V".into()]).await?;
+        match command::parse_version(&text) {
+            Some(v) if v < OLDEST => Err(TmuxError::TooOld(v.0, v.1)),
+            // A build that does not say a number is newer than any rule we know.
+            found => Ok(found.unwrap_or(OLDEST)),
+        }
+    }
+
+    /// Puts `program` into the pane of `session`, making both if need be; what ran there is ended.
+    pub async fn put(&self, session: i64, program: &[OsString]) -> Result<Pane, TmuxError> {
+        if let Some(pane) = self.pane(session).await? {
+            self.run(command::respawn_pane(&pane.pane, program)).await?;
+            if let Some(pane) = self.pane(session).await? {
+                return Ok(pane);
+            }
+        }
+        fs_err::write(&self.config, command::CONFIG)?;
+        let made = self.run(command::new_session(session, program)).await?;
+        command::parse_panes(&made)
+            .pop()
+            .ok_or_else(|| TmuxError::Refused { verb: "new-session".into(), why: format!("it answered {made:?}") })
+    }
+
+    /// Returns every pane of ours; none where the server is down.
+    pub async fn panes(&self) -> Result<Vec<Pane>, TmuxError> {
+        match self.run(command::list_panes()).await {
+            Ok(list) => Ok(command::parse_panes(&list)),
+            Err(TmuxError::Refused { why, .. }) if is_gone(&why) => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Returns the pane of `session`, dead or alive.
+    pub async fn pane(&self, session: i64) -> Result<Option<Pane>, TmuxError> {
+        Ok(self.panes().await?.into_iter().find(|p| p.session == session))
+    }
+
+    /// Ends the tmux session of `session`; no such session is success (F15).
+    pub async fn end(&self, session: i64) -> Result<(), TmuxError> {
+        match self.run(command::kill_session(session)).await {
+            Err(TmuxError::Refused { why, .. }) if is_gone(&why) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The command that shows `session` at this terminal, for the caller to run.
+    pub fn attach_command(&self, session: i64, read_only: bool) -> std::process::Command {
+        let mut c = std::process::Command::new("tmux");
+        // Inside somebody's own tmux the variable would make ours refuse to nest.
+        c.env_remove("TMUX").arg("-L").arg(&self.server).args(command::attach(session, read_only));
+        c
+    }
+
+    async fn run(&self, argv: Vec<OsString>) -> Result<String, TmuxError> {
+        let verb = argv[0].to_string_lossy().into_owned();
+        let mut all: Vec<OsString> =
+            vec!["-L".into(), self.server.clone().into(), "-f".into(), self.config.clone().into()];
+        all.extend(argv);
+        self.call(&verb, &all).await
+    }
+
+    async fn call(&self, verb: &str, argv: &[OsString]) -> Result<String, TmuxError> {
+        let mut c = Command::new("tmux");
+        c.args(argv).stdin(Stdio::null()).kill_on_drop(true).env_clear();
+        // The server keeps the environment it is started with and hands it to every pane: API keys must not be in it (T20).
+        for key in ["PATH", "HOME", "LANG", "LC_ALL", "TMUX_TMPDIR", "USER", "LOGNAME", "SHELL"] {
+            if let Some(value) = std::env::var_os(key) {
+                c.env(key, value);
+            }
+        }
+        // A new server takes our working folder as its own and would keep a mount busy.
+        c.current_dir("/");
+        let output = match tokio::time::timeout(CALL_TIMEOUT, c.output()).await {
+            Err(_) => return Err(TmuxError::Timeout(verb.to_owned())),
+            Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => return Err(TmuxError::Missing),
+            Ok(done) => done?,
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(TmuxError::Refused {
+            verb: verb.to_owned(),
+            why: String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "),
+        })
+    }
+}
+
+/// tmux's words for "there is no such server, session or pane" (3.2 to 3.6).
+fn is_gone(why: &str) -> bool {
+    ["no server running", "can't find", "error connecting", "no sessions", "no current target", "server exited"]
+        .iter()
+        .any(|words| why.contains(words))
+}
+
+/// Returns whether a tmux program can be found, without running it.
+pub fn is_installed() -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| is_executable(&dir.join(OsStr::new("tmux")))))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
