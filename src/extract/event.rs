@@ -386,7 +386,7 @@ pub struct Draft {
 
 /// One line of a journal or of `orchwrap events`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Wire", into = "Wire")]
+#[serde(from = "Wire", into = "Wire")]
 pub struct Event {
     /// Global number, given by the daemon when it ingests the event.
     pub id: Option<i64>,
@@ -491,17 +491,15 @@ impl From<Event> for Wire {
     }
 }
 
-impl TryFrom<Wire> for Event {
-    type Error = std::convert::Infallible;
-
-    fn try_from(w: Wire) -> Result<Self, Self::Error> {
+impl From<Wire> for Event {
+    fn from(w: Wire) -> Self {
         let attempt = match (w.task, w.attempt, w.fence) {
             (Some(task), attempt, fence) => {
                 Some(AttemptKey { task, attempt: attempt.unwrap_or(0), fence: fence.unwrap_or(0) })
             }
             _ => None,
         };
-        Ok(Self {
+        Self {
             id: w.id,
             seq: w.seq,
             ts: w.ts,
@@ -514,7 +512,7 @@ impl TryFrom<Wire> for Event {
             source: w.source,
             rule: w.rule,
             span: w.span,
-        })
+        }
     }
 }
 

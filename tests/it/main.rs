@@ -1,3 +1,4 @@
 //! End-to-end tests: real tmux, real git, real SQLite; each test in folders and sockets of its own.
 
+mod tidy;
 mod tmux;
