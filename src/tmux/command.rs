@@ -11,7 +11,7 @@ set -g  default-terminal "tmux-256color"
 set -as terminal-features ",*:RGB"
 # Agents tell Esc from Alt by time; 500 ms, tmux's default, is felt at every Esc.
 set -s  escape-time 10
-# Agents show a hint without it, and Codex rings the bell only when it knows that nobody looks.
+# Agents show a hint without it, and some ring the bell only when they know that nobody looks.
 set -g  focus-events on
 set -s  extended-keys on
 set -g  status off
