@@ -9,6 +9,7 @@ compile_error!(
 );
 
 pub mod clock;
+pub mod config;
 pub mod ctl;
 pub mod extract;
 pub mod ids;
