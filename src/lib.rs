@@ -8,12 +8,15 @@ compile_error!(
     "orchwrap runs on Linux only for now (kernel 5.10 or later); the OS calls live in linux.rs, so a port starts there"
 );
 
+pub mod assign;
 pub mod clock;
 pub mod config;
 pub mod ctl;
 pub mod extract;
 pub mod ids;
 pub mod paths;
+pub mod pty;
 pub mod queue;
 pub mod run;
+pub mod sock;
 pub mod tmux;

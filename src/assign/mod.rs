@@ -1,0 +1,3 @@
+//! The assigner: which session, in which context, and how a prompt gets there.
+
+pub mod deliver;

@@ -1,0 +1,7 @@
+//! The wrapper of one run: its terminal, its journal, its control socket.
+
+pub mod client;
+pub mod ctl;
+pub mod journal;
+pub mod mask;
+pub mod rundir;
