@@ -1,13 +1,14 @@
 //! Talks to our own tmux server: every call has a time limit, "already gone" is success.
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
 use super::command::{self, Pane};
+use crate::config;
 use crate::paths::StateDir;
 
 /// Patience with one tmux call: a frozen server must not freeze us (F14).
@@ -46,12 +47,19 @@ pub enum TmuxError {
 pub struct Tmux {
     server: String,
     config: PathBuf,
+    program: String,
+    size: (u16, u16),
 }
 
 impl Tmux {
     /// The server that belongs to `state`; `is_default` says whether that is the default state folder.
-    pub fn new(state: &StateDir, is_default: bool) -> Self {
-        Self { server: command::server_name(state.root(), is_default), config: state.tmux_conf() }
+    pub fn new(state: &StateDir, is_default: bool, config: &config::Tmux) -> Self {
+        Self {
+            server: command::server_name(state.root(), is_default),
+            config: state.tmux_conf(),
+            program: config.command.clone(),
+            size: (config.cols, config.rows),
+        }
     }
 
     /// Name of the server's socket, for `tmux -L`.
@@ -77,8 +85,8 @@ impl Tmux {
                 return Ok(pane);
             }
         }
-        fs_err::write(&self.config, command::CONFIG)?;
-        let made = self.run(command::new_session(session, program)).await?;
+        fs_err::write(&self.config, command::config(self.size))?;
+        let made = self.run(command::new_session(session, self.size, program)).await?;
         command::parse_panes(&made)
             .pop()
             .ok_or_else(|| TmuxError::Refused { verb: "new-session".into(), why: format!("it answered {made:?}") })
@@ -108,7 +116,7 @@ impl Tmux {
 
     /// The command that shows `session` at this terminal, for the caller to run.
     pub fn attach_command(&self, session: i64, read_only: bool) -> std::process::Command {
-        let mut c = std::process::Command::new("tmux");
+        let mut c = std::process::Command::new(&self.program);
         // Inside somebody's own tmux the variable would make ours refuse to nest.
         c.env_remove("TMUX").arg("-L").arg(&self.server).args(command::attach(session, read_only));
         c
@@ -123,7 +131,7 @@ impl Tmux {
     }
 
     async fn call(&self, verb: &str, argv: &[OsString]) -> Result<String, TmuxError> {
-        let mut c = Command::new("tmux");
+        let mut c = Command::new(&self.program);
         c.args(argv).stdin(Stdio::null()).kill_on_drop(true).env_clear();
         // The server keeps the environment it is started with and hands it to every pane: API keys must not be in it (T20).
         for key in ["PATH", "HOME", "LANG", "LC_ALL", "TMUX_TMPDIR", "USER", "LOGNAME", "SHELL"] {
@@ -153,15 +161,4 @@ fn is_gone(why: &str) -> bool {
     ["no server running", "can't find", "error connecting", "no sessions", "no current target", "server exited"]
         .iter()
         .any(|words| why.contains(words))
-}
-
-/// Returns whether a tmux program can be found, without running it.
-pub fn is_installed() -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| is_executable(&dir.join(OsStr::new("tmux")))))
-}
-
-fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 /// Our tmux server's configuration. Every line has its reason beside it.
-pub const CONFIG: &str = r##"# Written by orchwrap at each start of its own tmux server; changes here are lost.
+const CONFIG: &str = r##"# Written by orchwrap at each start of its own tmux server; changes here are lost.
 set -g  default-terminal "tmux-256color"
 set -as terminal-features ",*:RGB"
 # Agents tell Esc from Alt by time; 500 ms, tmux's default, is felt at every Esc.
@@ -16,7 +16,7 @@ set -g  focus-events on
 set -s  extended-keys on
 set -g  status off
 # Panes of sessions that nobody looks at: wide enough that agents do not fold their menus.
-set -g  default-size 120x40
+set -g  default-size COLSxROWS
 set -g  window-size latest
 # A dead run's last screen stays to be read, and the next run takes the same pane.
 set -g  remain-on-exit on
@@ -27,6 +27,11 @@ set -g  allow-rename off
 set -g  set-titles off
 set-hook -g client-attached 'display-message -d 4000 "Leave with Ctrl-b d. The agent goes on working."'
 "##;
+
+/// Returns the configuration of a server whose unwatched panes are `size` columns and rows.
+pub fn config(size: (u16, u16)) -> String {
+    CONFIG.replace("COLSxROWS", &format!("{}x{}", size.0, size.1))
+}
 
 /// A pane of our server, as tmux numbers it (`%3`): never reused while the server lives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -82,8 +87,9 @@ fn args(list: &[&str]) -> Vec<OsString> {
 const PANE_FORMAT: &str = "#{session_name} #{pane_id} #{pane_pid} #{pane_dead}";
 
 /// Makes the session's tmux session with `program` in its only pane; prints the pane.
-pub fn new_session(session: i64, program: &[OsString]) -> Vec<OsString> {
-    let mut argv = args(&["new-session", "-d", "-P", "-F", PANE_FORMAT, "-x", "120", "-y", "40", "-s"]);
+pub fn new_session(session: i64, size: (u16, u16), program: &[OsString]) -> Vec<OsString> {
+    let (cols, rows) = (size.0.to_string(), size.1.to_string());
+    let mut argv = args(&["new-session", "-d", "-P", "-F", PANE_FORMAT, "-x", &cols, "-y", &rows, "-s"]);
     argv.push(session_target(session).into());
     argv.push("--".into());
     argv.extend_from_slice(program);

@@ -18,7 +18,7 @@ struct Server {
 impl Server {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { tmux: Tmux::new(&StateDir::new(dir.path()), false), dir }
+        Self { tmux: Tmux::new(&StateDir::new(dir.path()), false, &Default::default()), dir }
     }
 
     async fn wait_dead(&self, session: i64) {
