@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::extract::event::{Ask, AskKind, ProcId, SessionState, Verdict};
 use crate::ids::{AttemptKey, RunId};
+pub use crate::term::screen::ScreenText;
 
 /// Version of this protocol; a server answers requests of its own and the previous version (F50).
 pub const CTL_VERSION: u32 = 1;
@@ -126,21 +127,6 @@ pub struct Status {
     /// Why it needs a human, in state `setup`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<String>,
-}
-
-/// The visible rows of the terminal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScreenText {
-    /// Columns.
-    pub cols: u16,
-    /// Rows.
-    pub rows: u16,
-    /// One string a row, trailing blanks removed.
-    pub lines: Vec<String>,
-    /// Column and row of the cursor, from 0.
-    pub cursor: (u16, u16),
-    /// Whether the alternate screen is shown.
-    pub alternate: bool,
 }
 
 /// An answer without content.

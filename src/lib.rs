@@ -19,4 +19,5 @@ pub mod pty;
 pub mod queue;
 pub mod run;
 pub mod sock;
+pub mod term;
 pub mod tmux;

@@ -5,6 +5,7 @@
 
 mod check;
 mod dirs;
+mod packs;
 mod period;
 
 use std::collections::BTreeMap;

@@ -3,17 +3,19 @@
 pub mod adapters;
 pub mod event;
 pub mod pattern;
+pub(crate) mod scanner;
 pub mod signal;
+pub(crate) mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::ctl::ScreenText;
 use crate::extract::adapters::AdapterError;
 use crate::extract::event::{Ask, AskKind, Draft, SessionState};
 use crate::extract::pattern::Pack;
+use crate::term::screen::ScreenText;
 
 /// How an [`Extractor`] is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

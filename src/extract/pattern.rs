@@ -202,28 +202,9 @@ impl Packs {
         Self { by_id }
     }
 
-    /// Returns the built-in packs overridden by the files `*.toml` of `user_dir`; a file that cannot be used is
-    /// reported and leaves what was there.
-    pub fn load(user_dir: &Path) -> (Self, Vec<PackError>) {
-        let mut packs = Self::builtin();
-        let mut errors = Vec::new();
-        let mut files: Vec<PathBuf> = match std::fs::read_dir(user_dir) {
-            Ok(entries) => {
-                entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "toml")).collect()
-            }
-            Err(_) => Vec::new(), // no folder, no packs of the user
-        };
-        files.sort();
-        for file in files {
-            let parsed = std::fs::read_to_string(&file)
-                .map_err(|e| PackError { file: file.clone(), line: 1, why: e.to_string() })
-                .and_then(|text| Pack::parse(&file, &text));
-            match parsed {
-                Ok(pack) => drop(packs.by_id.insert(pack.id.clone(), Arc::new(pack))),
-                Err(e) => errors.push(e),
-            }
-        }
-        (packs, errors)
+    /// Puts `pack` in force, in the place of one with the same id.
+    pub fn insert(&mut self, pack: Pack) {
+        self.by_id.insert(pack.id.clone(), Arc::new(pack));
     }
 
     /// Returns the pack with this id.

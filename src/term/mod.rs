@@ -1,0 +1,3 @@
+//! The terminal, pure: what it shows.
+
+pub mod screen;
