@@ -1,0 +1,175 @@
+//! The thread that owns the writing connection.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Options, QUEUE_LEN, StoreError};
+use crate::clock::Timestamp;
+use crate::extract::event::Event;
+
+/// Requests in one transaction at the most: bounds how long the first one waits for the last.
+const BATCH: usize = 256;
+
+/// Called once the fate of a request's transaction is known.
+type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// A request, as the writer sees it.
+pub(super) trait Request: Send {
+    /// Runs it; whether to keep what it did, and how to tell.
+    fn run(self: Box<Self>, tx: &mut Tx<'_>) -> (bool, Done);
+    /// Tells that it was not run.
+    fn refuse(self: Box<Self>, why: StoreError);
+}
+
+struct Call<T, F> {
+    f: F,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Request for Call<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send,
+{
+    fn run(self: Box<Self>, tx: &mut Tx<'_>) -> (bool, Done) {
+        let Self { f, reply } = *self;
+        // A bug in one request must not take the queue down with it (F18).
+        let result = catch_unwind(AssertUnwindSafe(|| f(tx))).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
+            Err(StoreError::Bug(text.to_owned()))
+        });
+        let keep = result.is_ok();
+        // Nobody may be waiting any more; what was done stays done.
+        (keep, Box::new(move |fate| drop(reply.send(result.and_then(|value| fate.map(|()| value))))))
+    }
+
+    fn refuse(self: Box<Self>, why: StoreError) {
+        drop(self.reply.send(Err(why)));
+    }
+}
+
+/// What a request works on: the open transaction.
+pub struct Tx<'c> {
+    pub(super) conn: &'c Connection,
+    pub(super) now: Timestamp,
+    pub(super) host: &'c str,
+    /// Events inserted by this request.
+    pub(super) events: Vec<Event>,
+}
+
+impl Tx<'_> {
+    /// The connection, for reading functions.
+    pub fn conn(&self) -> &Connection {
+        self.conn
+    }
+
+    /// The time of this request.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+}
+
+pub(super) fn request<T, F>(f: F, reply: oneshot::Sender<Result<T, StoreError>>) -> Box<dyn Request>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+{
+    Box::new(Call { f, reply })
+}
+
+pub(super) fn start(conn: Connection, path: PathBuf, options: Options) -> mpsc::Sender<Box<dyn Request>> {
+    let (requests, queue) = mpsc::channel(QUEUE_LEN);
+    std::thread::Builder::new()
+        .name("store".to_owned())
+        .spawn(move || Writer { conn, path, options }.run(queue))
+        .expect("a thread can be started when the daemon starts");
+    requests
+}
+
+struct Writer {
+    conn: Connection,
+    path: PathBuf,
+    options: Options,
+}
+
+impl Writer {
+    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Request>>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while let Some(first) = queue.blocking_recv() {
+            batch.push(first);
+            while batch.len() < BATCH
+                && let Ok(next) = queue.try_recv()
+            {
+                batch.push(next);
+            }
+            self.commit(&mut batch);
+        }
+        // Best effort: the next start finds a short log.
+        let _ = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+
+    /// Runs the requests of `batch` in one transaction, then answers each.
+    fn commit(&mut self, batch: &mut Vec<Box<dyn Request>>) {
+        let mut waiting: Vec<Done> = Vec::with_capacity(batch.len());
+        let mut events = Vec::new();
+        let mut fate = self.conn.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
+        let alone = batch.len() == 1;
+        for request in batch.drain(..) {
+            match &fate {
+                Ok(()) => fate = self.one(request, alone, &mut events, &mut waiting),
+                Err(why) => request.refuse(why.clone()),
+            }
+        }
+        if fate.is_ok() {
+            fate = self.conn.execute_batch("COMMIT").map_err(StoreError::from);
+        }
+        if let Err(e) = &fate {
+            if !self.conn.is_autocommit() {
+                let _ = self.conn.execute_batch("ROLLBACK");
+            }
+            tracing::error!(path = %self.path.display(), error = %e, "queue transaction failed");
+        } else if !events.is_empty() {
+            (self.options.committed)(events);
+        }
+        for done in waiting {
+            done(fate.clone());
+        }
+    }
+
+    fn one(
+        &self,
+        request: Box<dyn Request>,
+        alone: bool,
+        events: &mut Vec<Arc<Event>>,
+        waiting: &mut Vec<Done>,
+    ) -> Result<(), StoreError> {
+        let savepoint = |sql: &str| -> Result<(), StoreError> {
+            if !alone {
+                self.conn.prepare_cached(sql)?.execute([])?;
+            }
+            Ok(())
+        };
+        savepoint("SAVEPOINT request")?;
+        let mut tx = Tx { conn: &self.conn, now: (self.options.clock)(), host: &self.options.host, events: Vec::new() };
+        let (keep, done) = request.run(&mut tx);
+        let made = tx.events;
+        waiting.push(done);
+        if self.conn.is_autocommit() {
+            // SQLite itself undid the whole transaction (disk full, I/O error).
+            return Err(StoreError::Full);
+        }
+        if keep {
+            events.extend(made.into_iter().map(Arc::new));
+        } else if alone {
+            self.conn.execute_batch("ROLLBACK; BEGIN")?;
+        } else {
+            savepoint("ROLLBACK TO request")?;
+        }
+        savepoint("RELEASE request")
+    }
+}
