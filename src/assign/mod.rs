@@ -1,11 +1,3 @@
-//! The assigner: which session, in which context, how a prompt gets there, and what proves the result.
+//! The assigner: which session, in which context, and how a prompt gets there.
 
-pub(crate) mod child;
 pub mod deliver;
-pub mod env;
-pub mod gate;
-pub mod git;
-pub mod prereq;
-mod provision;
-pub mod verify;
-pub mod worktree;

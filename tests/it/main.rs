@@ -2,4 +2,3 @@
 
 mod tidy;
 mod tmux;
-mod worktree;
