@@ -9,83 +9,55 @@ pub const QUICK_DEATH: Duration = Duration::from_secs(10);
 pub const OPEN_AFTER: u32 = 5;
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
-/// The memory of one seat's starts. Times are since boot.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Breaker {
-    failures: u32,
-    not_before: Duration,
-    reason: Option<String>,
+/// No start waits longer.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(60);
+
+/// What follows the end of a session's process that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Start it again, after this long.
+    StartAfter(Duration),
+    /// Leave it until a person says so.
+    SetAside,
 }
 
-impl Breaker {
-    /// Notes that a run ended: `lived` after its start, at `now`; `jitter` is a random number in 0..1.
-    pub fn ended(&mut self, lived: Duration, why: &str, now: Duration, jitter: f64) {
-        if lived >= QUICK_DEATH {
-            self.failures = 0;
-        }
-        self.failures += 1;
-        let doublings = self.failures.saturating_sub(1).min(16);
-        let delay = FIRST_DELAY.saturating_mul(1 << doublings).min(LONGEST_DELAY);
-        // Half to one and a half times: seats that died together do not come back together.
-        self.not_before = now + delay.mul_f64(0.5 + jitter.clamp(0.0, 1.0));
-        self.reason = Some(why.to_owned());
-    }
+/// Returns the failed starts in a row, one more process having ended after it `lived` so long.
+pub fn count(before: u32, lived: Duration) -> u32 {
+    if lived >= QUICK_DEATH { 1 } else { before.saturating_add(1) }
+}
 
-    /// Why the seat is set aside, once it has failed to start too often in a row.
-    pub fn open(&self) -> Option<&str> {
-        (self.failures >= OPEN_AFTER).then(|| self.reason.as_deref().unwrap_or("its process ends at once"))
+/// Returns what follows after so many `failures` in a row; `jitter` is a random number in 0..1.
+pub fn next(failures: u32, jitter: f64) -> Next {
+    if failures >= OPEN_AFTER {
+        return Next::SetAside;
     }
-
-    /// When the next start may be tried; never, while open.
-    pub fn next_start(&self) -> Option<Duration> {
-        self.open().is_none().then_some(self.not_before)
-    }
-
-    /// Forgets everything: a person said `pool restart`.
-    pub fn close(&mut self) {
-        *self = Self::default();
-    }
+    let doublings = failures.saturating_sub(1).min(16);
+    let delay = FIRST_DELAY.saturating_mul(1 << doublings);
+    // Half to one and a half times: seats that died together do not come back together.
+    Next::StartAfter(delay.mul_f64(0.5 + jitter.clamp(0.0, 1.0)).min(LONGEST_DELAY))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const QUICK: Duration = Duration::from_millis(50);
-
     #[test]
-    fn f12_delays_grow_and_then_the_breaker_opens_with_the_last_reason() {
-        let mut b = Breaker::default();
+    fn f12_delays_grow_and_then_the_seat_is_set_aside() {
+        let mut failures = 0;
         let mut last = Duration::ZERO;
-        for n in 1..OPEN_AFTER {
-            b.ended(QUICK, "exit 1", Duration::ZERO, 0.5);
-            let next = b.next_start().expect("still closed");
-            assert!(next > last, "start {n} waits longer than the one before");
-            last = next;
+        for _ in 1..OPEN_AFTER {
+            failures = count(failures, Duration::from_millis(50));
+            let Next::StartAfter(delay) = next(failures, 0.5) else { panic!("set aside after {failures}") };
+            assert!(delay > last);
+            last = delay;
         }
-        b.ended(QUICK, "exit 127", Duration::ZERO, 0.5);
-        assert_eq!((b.open(), b.next_start()), (Some("exit 127"), None));
-        b.close();
-        assert_eq!(b.next_start(), Some(Duration::ZERO));
+        assert_eq!(next(count(failures, Duration::ZERO), 0.5), Next::SetAside);
     }
 
     #[test]
-    fn a_run_that_lived_starts_the_count_anew() {
-        let mut b = Breaker::default();
-        for _ in 0..20 {
-            b.ended(Duration::from_secs(3600), "signal 9", Duration::ZERO, 1.0);
-            assert_eq!(b.next_start(), Some(FIRST_DELAY.mul_f64(1.5)));
-        }
-    }
-
-    #[test]
-    fn no_delay_is_longer_than_the_longest() {
-        let mut b = Breaker::default();
-        for _ in 0..OPEN_AFTER - 1 {
-            b.ended(QUICK, "x", Duration::ZERO, 1.0);
-        }
-        assert!(b.next_start().unwrap() <= LONGEST_DELAY.mul_f64(1.5));
+    fn a_process_that_lived_starts_the_count_anew() {
+        assert_eq!(count(4, Duration::from_secs(3600)), 1);
+        assert_eq!(next(1, 1.0), Next::StartAfter(FIRST_DELAY.mul_f64(1.5)));
     }
 }

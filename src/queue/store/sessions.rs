@@ -11,6 +11,10 @@ use crate::extract::event::SessionState;
 use crate::ids::{Name, RunId};
 use crate::run::Seat;
 
+fn yes() -> bool {
+    true
+}
+
 /// How the sessions of a pool are made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolSpec {
@@ -26,6 +30,12 @@ pub struct PoolSpec {
     pub cwd: PathBuf,
     /// Where their terminals are.
     pub seat: Seat,
+    /// Their agents report to us through hooks.
+    #[serde(default = "yes")]
+    pub hooks: bool,
+    /// The OSC 7501 query of their agents is answered.
+    #[serde(default = "yes")]
+    pub status_reply: bool,
 }
 
 /// A named set of sessions of one kind kept at a size.
@@ -60,6 +70,12 @@ pub struct SessionSpec {
     pub seat: Seat,
     /// The queue may send it prompts.
     pub takes_tasks: bool,
+    /// Its agent reports to us through hooks.
+    #[serde(default = "yes")]
+    pub hooks: bool,
+    /// The OSC 7501 query of its agent is answered.
+    #[serde(default = "yes")]
+    pub status_reply: bool,
 }
 
 /// Whether a session should have a process.
