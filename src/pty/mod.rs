@@ -4,4 +4,5 @@ pub mod client;
 pub mod ctl;
 pub mod journal;
 pub mod mask;
+pub mod record;
 pub mod rundir;

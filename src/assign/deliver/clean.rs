@@ -1,6 +1,4 @@
-//! How a prompt is typed into an agent: cleaned, written once, submitted, and confirmed by evidence.
-//!
-//! Pure: views and times in, acts out. It does not know what a PTY is.
+//! What must not be in a prompt: keys, escape sequences, and words that an agent would take for a command.
 
 /// Longest control string (OSC and its like) that is taken out whole; an endless one loses its introducer only.
 const CONTROL_STRING_MAX: usize = 4096;
