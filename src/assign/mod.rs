@@ -1,3 +1,11 @@
-//! The assigner: which session, in which context, and how a prompt gets there.
+//! The assigner: which session, in which context, how a prompt gets there, and what proves the result.
 
+pub(crate) mod child;
 pub mod deliver;
+pub mod env;
+pub mod gate;
+pub mod git;
+pub mod prereq;
+mod provision;
+pub mod verify;
+pub mod worktree;

@@ -100,6 +100,9 @@ pub struct LaunchRule {
     /// The first argument must be one of these, where given (`ollama run`).
     #[serde(default)]
     pub first_args: Vec<String>,
+    /// Variables by which the agent knows that it runs inside itself: never handed on to an agent.
+    #[serde(default)]
+    pub unset: Vec<String>,
 }
 
 /// When a prompt is wrapped in bracketed-paste marks.
@@ -237,6 +240,11 @@ impl Packs {
         names.dedup();
         names.truncate(3);
         names
+    }
+
+    /// Returns the variables that no agent is given: `launch.unset` of every pack.
+    pub fn unset(&self) -> Vec<String> {
+        self.by_id.values().flat_map(|p| p.launch.unset.iter().cloned()).collect()
     }
 
     /// Returns every pack, by id.

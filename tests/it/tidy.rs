@@ -32,8 +32,17 @@ fn code(text: &str) -> String {
 }
 
 fn is_pure(file: &str) -> bool {
-    let edges =
-        ["queue/store", "assign/git", "assign/worktree", "assign/env", "assign/prereq", "assign/gate", "assign/verify"];
+    let edges = [
+        "queue/store",
+        "assign/child",
+        "assign/git",
+        "assign/worktree",
+        "assign/provision",
+        "assign/env",
+        "assign/prereq",
+        "assign/gate",
+        "assign/verify",
+    ];
     ["term/", "extract/", "queue/", "assign/", "ids.rs", "ctl.rs", "run.rs", "paths.rs"]
         .iter()
         .any(|p| file.starts_with(p))
