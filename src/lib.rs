@@ -12,6 +12,7 @@ pub mod assign;
 pub mod clock;
 pub mod config;
 pub mod ctl;
+pub mod demo;
 pub mod extract;
 pub mod ids;
 pub mod paths;

@@ -1,0 +1,3 @@
+//! The demo, and the scripted agent that stands in for real ones in it and in tests.
+
+pub mod agent;
