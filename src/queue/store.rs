@@ -24,13 +24,13 @@ use crate::extract::event::Event;
 use crate::ids::{AttemptKey, Name, RunId, TaskId};
 use crate::queue::task::TaskState;
 
-pub use attempts::{Attempt, AttemptChange, Claim, Claimed, Step};
+pub use attempts::{Attempt, AttemptChange, Claimed, Step};
 pub use events::EventFilter;
 pub use gates::{Approval, GateRow};
 pub use open::{Damage, Identity};
 pub use runs::RunRow;
 pub use sessions::{Pool, PoolSpec, Session, SessionSpec, Wanted};
-pub use tasks::{Added, Change, TaskFilter, Waiting};
+pub use tasks::{Added, Change, TaskFilter};
 pub use writer::Tx;
 
 /// Requests that wait for the writer; one more waits in its sender, which slows the sender down and nobody else.

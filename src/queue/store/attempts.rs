@@ -8,23 +8,14 @@ use serde_json::Value;
 
 use super::tasks::{self, Change};
 use super::{Store, StoreError, Tx, from_json, micros, opt_parse, opt_time, parse, time, to_json};
+use crate::assign::score::Score;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptKey, Name, RunId, TaskId};
+use crate::queue::schedule::Assignment;
 use crate::queue::task::{Task, TaskState};
 
 const COLUMNS: &str = "task, fence, attempt, session, live, tree, worktree, context_hash, run, conversation, score, \
                        started_us, ended_us, outcome, reason, detail, charged";
-
-/// A task for a session, as the scheduler chose it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Claim {
-    /// The task.
-    pub task: TaskId,
-    /// The session.
-    pub session: Name,
-    /// Why this one, for `task why`.
-    pub score: Value,
-}
 
 /// A claim that was granted.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,8 +54,7 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation: Option<String>,
     /// Why this session.
-    #[serde(default)]
-    pub score: Value,
+    pub score: Score,
     /// When it was claimed.
     pub started: Timestamp,
     /// When it ended.
@@ -123,7 +113,7 @@ fn attempt(row: &Row<'_>) -> Result<Attempt, StoreError> {
         context_hash: opt(7)?,
         run: opt_parse(opt(8)?)?,
         conversation: opt(9)?,
-        score: opt(10)?.map_or(Ok(Value::Null), |s| from_json(&s))?,
+        score: opt(10)?.map_or(Ok(Score::default()), |s| from_json(&s))?,
         started: time(row.get(11)?)?,
         ended: opt_time(row.get(12)?)?,
         outcome,
@@ -147,7 +137,7 @@ impl Tx<'_> {
     /// Claims a task for a session: none where either is not free any more.
     ///
     /// The one statement that matters is the UPDATE; the unique indexes on live attempts hold even without it.
-    pub fn claim(&mut self, claim: &Claim) -> Result<Option<Claimed>, StoreError> {
+    pub fn claim(&mut self, claim: &Assignment) -> Result<Option<Claimed>, StoreError> {
         let mut update = self.conn.prepare_cached(
             "UPDATE tasks SET was = state, state = 'claimed', fence = fence + 1, attempts = attempts + 1,
                  changed_us = :now, reason = NULL, detail = NULL, waiting_for = NULL, last_session = :session
@@ -262,7 +252,7 @@ impl Tx<'_> {
 
 impl Store {
     /// Claims these; returns those granted.
-    pub async fn claim(&self, claims: Vec<Claim>) -> Result<Vec<Claimed>, StoreError> {
+    pub async fn claim(&self, claims: Vec<Assignment>) -> Result<Vec<Claimed>, StoreError> {
         self.write(move |tx| claims.iter().filter_map(|c| tx.claim(c).transpose()).collect()).await
     }
 

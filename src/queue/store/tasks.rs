@@ -8,7 +8,7 @@ use super::{Store, StoreError, Tx, from_json, micros, opt_parse, opt_time, state
 use crate::clock::Timestamp;
 use crate::extract::event::Body;
 use crate::ids::{AttemptKey, RunId, TaskId};
-use crate::queue::schedule::{self, Lane};
+use crate::queue::schedule::{self, Lane, Waiting};
 use crate::queue::task::{Proof, Task, TaskSpec, TaskState};
 use crate::queue::transition::{self, Actor, Verb};
 
@@ -84,15 +84,6 @@ pub struct TaskFilter {
     pub newest_first: bool,
     /// At the most; 0 is no limit.
     pub limit: usize,
-}
-
-/// What a task that does not move waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// The task.
-    pub task: TaskId,
-    /// One line.
-    pub what: String,
 }
 
 fn task(row: &Row<'_>) -> Result<Task, StoreError> {

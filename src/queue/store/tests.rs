@@ -3,8 +3,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use serde_json::json;
 
 use super::*;
+use crate::assign::score::Score;
 use crate::extract::event::{Body, SessionState, Source};
-use crate::queue::schedule;
+use crate::queue::schedule::{self, Assignment};
 use crate::queue::task::{Proof, Task, TaskSpec};
 use crate::queue::transition::Verb;
 use TaskState::{Cancelled, Claimed as ClaimedState, Completed, Held, Preparing, Queued, RetryWait, Running};
@@ -36,7 +37,7 @@ impl Bench {
     }
 
     async fn claim(&self, task: TaskId, session: &str) -> Option<Claimed> {
-        let claim = Claim { task, session: name(session), score: json!([]) };
+        let claim = Assignment { task, session: name(session), score: Score::default() };
         self.store.claim(vec![claim]).await.unwrap().pop()
     }
 
@@ -240,7 +241,7 @@ async fn what_is_due_wakes_and_nothing_before() {
     let soon = clock() + std::time::Duration::from_secs(60);
     let id = store.add_task(TaskSpec { not_before: Some(soon), ..spec("x") }).await.unwrap().id;
     assert_eq!(store.next_due().await.unwrap(), Some(soon));
-    let claim = || vec![Claim { task: id, session: name("s"), score: json!([]) }];
+    let claim = || vec![Assignment { task: id, session: name("s"), score: Score::default() }];
     assert_eq!(store.wake().await.unwrap(), 0);
     assert!(store.claim(claim()).await.unwrap().is_empty());
     CLOCK.fetch_add(60_000_000, Ordering::SeqCst);
