@@ -2,7 +2,9 @@
 
 pub mod client;
 pub mod ctl;
+pub mod follow;
 pub mod journal;
+pub mod launch;
 pub mod mask;
 pub mod record;
 pub mod rundir;
