@@ -50,13 +50,11 @@ pub struct Queue {
     pub max_live: usize,
     /// Tries of a task that names no number.
     pub attempts: u32,
-    /// Priority points that a task gains for each hour of waiting.
-    pub ageing_per_hour: f64,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { max_live: 32, attempts: 3, ageing_per_hour: 1.0 }
+        Self { max_live: 32, attempts: 3 }
     }
 }
 

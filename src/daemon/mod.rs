@@ -1,3 +1,225 @@
 //! The daemon: the only writer of the queue's store; it keeps sessions running and gives tasks to them.
+//!
+//! It can be killed at any point and started again: what it knows is in the store, what runs do is in their journals,
+//! and whether they live is told by their locks. Nothing here reads a terminal.
 
 pub mod breaker;
+pub mod bus;
+pub mod client;
+mod discover;
+mod ingest;
+pub mod lock;
+pub mod rpc;
+pub mod runs;
+mod server;
+pub mod service;
+
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::assign::git::Git;
+use crate::clock::{self, Timestamp};
+use crate::config::{Config, ConfigError, Dirs};
+use crate::extract::pattern::{PackError, Packs};
+use crate::paths::StateDir;
+use crate::queue::store::{self, Store, StoreError};
+use crate::telemetry;
+
+pub use bus::Bus;
+pub use runs::{LiveRun, Runs};
+
+/// How long tasks of ours may take to notice that the daemon ends.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the daemon did not start, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another one runs, or the state folder is not ours alone.
+    #[error(transparent)]
+    Lock(#[from] lock::LockError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A socket, a thread, a folder.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The log cannot be written.
+    #[error("open the log in {dir}: {why}")]
+    Log {
+        /// Its folder.
+        dir: PathBuf,
+        /// Why not.
+        why: String,
+    },
+}
+
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
+    move |source| DaemonError::Io { what, source }
+}
+
+/// Everything the daemon's tasks share.
+pub struct Daemon {
+    /// Folders of state and configuration.
+    pub dirs: Dirs,
+    /// The state folder.
+    pub state: StateDir,
+    /// The queue's store.
+    pub store: Store,
+    /// Every committed event.
+    pub bus: Bus,
+    /// The live runs.
+    pub runs: Runs,
+    /// How git is called.
+    pub git: Git,
+    /// Since when it runs.
+    pub started: Timestamp,
+    config: RwLock<Arc<Config>>,
+    packs: RwLock<Arc<Packs>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Daemon {
+    fn open(dirs: Dirs, config: Config) -> Result<Arc<Self>, DaemonError> {
+        let state = dirs.state();
+        let bus = Bus::default();
+        let published = bus.clone();
+        let options = store::Options {
+            committed: Box::new(move |events| published.publish(events)),
+            ..store::Options::default()
+        };
+        let store = Store::open_with(&state.db(), options)?;
+        if let Some(damage) = store.damage() {
+            tracing::error!(?damage, "the queue database was damaged and came back from its backup");
+        }
+        let exe = std::env::current_exe().map_err(io("find this program"))?;
+        Ok(Arc::new(Self {
+            runs: Runs::new(state.clone(), store.clone(), exe),
+            packs: RwLock::new(Arc::new(read_packs(&dirs))),
+            dirs,
+            state,
+            store,
+            bus,
+            git: Git::new(),
+            started: clock::wall(),
+            config: RwLock::new(Arc::new(config)),
+            stop: watch::Sender::new(false),
+        }))
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().expect("nothing panics while it is held").clone()
+    }
+
+    /// The packs in force.
+    pub fn packs(&self) -> Arc<Packs> {
+        self.packs.read().expect("nothing panics while it is held").clone()
+    }
+
+    /// Reads configuration and packs again. A mistake leaves the old configuration in force (F54); a pack that cannot be
+    /// used leaves the others (F55).
+    pub fn reload(&self) -> Result<(), ConfigError> {
+        let config = Config::load(&self.dirs, vars())?;
+        *self.config.write().expect("nothing panics while it is held") = Arc::new(config);
+        *self.packs.write().expect("nothing panics while it is held") = Arc::new(read_packs(&self.dirs));
+        tracing::info!("configuration read again");
+        Ok(())
+    }
+
+    /// Asks the daemon to end; agents go on.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// True once the daemon is to end: nothing is claimed any more.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Returns once the daemon is to end.
+    pub async fn stopping(&self) {
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Whether no attempt is live: then a newer daemon may take over at once.
+    async fn is_idle(&self) -> bool {
+        self.store.live_attempts().await.is_ok_and(|live| live.is_empty())
+    }
+
+    async fn serve(self: &Arc<Self>, listener: tokio::net::UnixListener) -> Result<(), DaemonError> {
+        let mut term = signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?;
+        let mut int = signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?;
+        let mut hup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
+        let watch = discover::Watch::new(&self.runs).map_err(io("watch the run folders"))?;
+        tokio::spawn(server::accept(self.clone(), listener));
+        discover::take_up(&self.runs).await?;
+        tokio::spawn(watch.run(self.runs.clone()));
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                () = self.stopping() => break,
+                _ = hup.recv() => if let Err(e) = self.reload() {
+                    tracing::error!(error = %e, "configuration not read again");
+                },
+            }
+        }
+        self.stop();
+        Ok(())
+    }
+}
+
+/// The `ORCHWRAP_*` variables of this process.
+fn vars() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+}
+
+fn read_packs(dirs: &Dirs) -> Packs {
+    let (packs, errors) = Packs::load(&dirs.config.join("patterns"));
+    for error in &errors {
+        let PackError { file, line, why } = error;
+        tracing::error!(file = %file.display(), line, why, "pack not used");
+    }
+    packs
+}
+
+/// Runs the daemon of `dirs` until it is told to end. `ready` is called once it answers.
+pub fn run(dirs: Dirs, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    let state = dirs.state();
+    let _lock = lock::acquire_patiently(&state)?;
+    let config = Config::load(&dirs, vars())?;
+    let logs = state.logs();
+    crate::pty::rundir::private_dir(&logs).map_err(|e| DaemonError::Log { dir: logs.clone(), why: e.to_string() })?;
+    let _log = telemetry::to_file(&logs, "daemon").map_err(|e| DaemonError::Log { dir: logs, why: e.to_string() })?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "daemon starts");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(io("start the runtime"))?;
+    let ended = runtime.block_on(async {
+        let daemon = Daemon::open(dirs, config)?;
+        let listener = crate::sock::bind(&state.daemon_sock()).map_err(io("listen on daemon.sock"))?;
+        listener.set_nonblocking(true).map_err(io("listen on daemon.sock"))?;
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(io("listen on daemon.sock"))?;
+        ready();
+        daemon.serve(listener).await
+    });
+    // Attempts are resumed by the next daemon from what they have stored; their agents do not notice (F16).
+    runtime.shutdown_timeout(END_PATIENCE);
+    let _ = std::fs::remove_file(state.daemon_sock());
+    tracing::info!("daemon ends");
+    ended
+}

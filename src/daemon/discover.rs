@@ -1,0 +1,143 @@
+//! Notices runs: all that are there when the daemon starts (F7), and those that people start by hand later.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::inotify;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use super::runs::{LiveRun, Runs};
+use crate::ids::RunId;
+use crate::pty::rundir;
+use crate::queue::store::StoreError;
+use crate::run::RunSpec;
+
+/// How long a new folder may take to become a live run; afterwards it is one that never started.
+const BIRTH: Duration = Duration::from_secs(30);
+
+/// How often new folders are looked at while they are being born.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Takes up every run that the store has no end of, dead ones too: their journals are read to the end.
+///
+/// Returns those whose wrapper is alive, and the dead ones, which end as soon as their journals are read.
+pub(super) async fn take_up(runs: &Runs) -> Result<Vec<Arc<LiveRun>>, StoreError> {
+    let mut found = HashMap::new();
+    for id in ids(runs) {
+        match runs.store().run(id.clone()).await? {
+            Some(row) if row.ended.is_some() => {}
+            _ => match rundir::read_spec(&runs.state_dir().run(&id)) {
+                Ok(spec) => drop(found.insert(id, spec)),
+                Err(e) => tracing::warn!(run = %id, error = %e, "a run folder that cannot be read"),
+            },
+        }
+    }
+    // Folders may be gone (`orchwrap forget`, a wiped state folder): the row still needs its end.
+    for row in runs.store().live_runs().await? {
+        found.entry(row.spec.run.clone()).or_insert(row.spec);
+    }
+    Ok(found.into_values().map(|spec| follow(runs, spec)).collect())
+}
+
+fn follow(runs: &Runs, spec: RunSpec) -> Arc<LiveRun> {
+    let dir = runs.state_dir().run(&spec.run);
+    runs.follow(spec, dir)
+}
+
+/// The run folders that are there.
+fn ids(runs: &Runs) -> Vec<RunId> {
+    let Ok(entries) = std::fs::read_dir(runs.state_dir().runs()) else { return Vec::new() };
+    entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Watches for new run folders; made before [`take_up`], so that none falls in between.
+pub(super) struct Watch {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Watch {
+    /// Watches the folder of all runs, which is made if it is missing.
+    pub(super) fn new(runs: &Runs) -> io::Result<Self> {
+        let folder = runs.state_dir().runs();
+        rundir::private_dir(&folder).map_err(io::Error::other)?;
+        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&fd, &folder, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)?;
+        // SAFETY: the descriptor is owned by what it is registered with, and never replaced.
+        Ok(Self { fd: unsafe { AsyncFd::register(fd) }? })
+    }
+
+    /// Takes new runs into the registry as they come alive, for ever.
+    pub(super) async fn run(self, runs: Runs) {
+        let mut born: HashMap<RunId, Instant> = HashMap::new();
+        loop {
+            let look = async {
+                if born.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(LOOK).await;
+            };
+            tokio::select! {
+                new = self.next() => match new {
+                    Ok(new) => born.extend(new.into_iter().map(|id| (id, Instant::now()))),
+                    // The queue of notices ran over: look at everything.
+                    Err(e) => {
+                        tracing::warn!(error = %e, "watch the run folders");
+                        born.extend(ids(&runs).into_iter().map(|id| (id, Instant::now())));
+                        tokio::time::sleep(LOOK).await;
+                    }
+                },
+                () = look => {}
+            }
+            born.retain(|id, since| !settled(&runs, id) && since.elapsed() < BIRTH);
+        }
+    }
+
+    /// Names of new folders.
+    async fn next(&self) -> io::Result<Vec<RunId>> {
+        loop {
+            let mut ready = self.fd.readable().await?;
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut reader = inotify::Reader::new(self.fd.get_ref(), &mut buffer);
+            let mut new = Vec::new();
+            loop {
+                match reader.next() {
+                    Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => {
+                        return Err(io::Error::other("too many notices at once"));
+                    }
+                    Ok(event) => new.extend(event.file_name().and_then(|n| n.to_str().ok()?.parse().ok())),
+                    Err(rustix::io::Errno::WOULDBLOCK) => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+                if reader.is_buffer_empty() {
+                    break;
+                }
+            }
+            if !new.is_empty() {
+                return Ok(new);
+            }
+        }
+    }
+}
+
+/// Whether a new folder needs no second look: it is in the registry now, or it has lived and died already.
+fn settled(runs: &Runs, id: &RunId) -> bool {
+    if runs.get(id).is_some() {
+        return true;
+    }
+    let dir = runs.state_dir().run(id);
+    let Ok(spec) = rundir::read_spec(&dir) else { return false };
+    let alive = rundir::is_alive(&dir);
+    let lived = std::fs::metadata(dir.events()).is_ok_and(|m| m.len() > 0);
+    if alive || lived {
+        runs.follow(spec, dir);
+    }
+    alive || lived
+}

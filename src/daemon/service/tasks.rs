@@ -1,0 +1,208 @@
+//! What there is to know and to say about tasks that are there.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{bad, refuse};
+use crate::ctl::Refusal;
+use crate::daemon::Daemon;
+use crate::daemon::rpc::TaskQuery;
+use crate::extract::event::{Event, SessionState};
+use crate::ids::{Name, TaskId};
+use crate::pty::client::CtlError;
+use crate::queue::store::{Approval, Attempt, EventFilter, GateRow, Step, TaskFilter};
+use crate::queue::task::{Task, TaskState};
+use crate::queue::transition::Verb;
+
+/// Finished tasks that a plain listing shows.
+const RECENT: usize = 20;
+
+/// Events that are shown as evidence of a verdict.
+const EVIDENCE: usize = 20;
+
+/// Event types that a verdict rests on.
+const EVIDENCE_KINDS: &[&str] =
+    &["prompt.*", "turn.*", "permission.*", "question.*", "limit.reached", "gate.*", "context.*", "run.exited"];
+
+/// One attempt with its gates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptView {
+    /// The attempt.
+    #[serde(flatten)]
+    pub attempt: Attempt,
+    /// Its gates, in the order they were started.
+    pub gates: Vec<GateRow>,
+}
+
+/// Everything about one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// The task.
+    #[serde(flatten)]
+    pub task: Task,
+    /// Its attempts, oldest first.
+    pub tries: Vec<AttemptView>,
+    /// What its agent asks now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asking: Option<Approval>,
+    /// The last events that its state rests on.
+    pub evidence: Vec<Event>,
+}
+
+/// A session that was looked at for a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The session.
+    pub session: Name,
+    /// What it is doing.
+    pub state: SessionState,
+    /// Points, by what they are for.
+    #[serde(default)]
+    pub score: Value,
+    /// Why it cannot take the task now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub but: Option<String>,
+}
+
+/// Why a task is where it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    /// The task.
+    pub task: Task,
+    /// The last attempt: its session and why that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Attempt>,
+    /// What that attempt did so far.
+    pub steps: Vec<Step>,
+    /// For a task that is not claimed: the sessions there are.
+    pub candidates: Vec<Candidate>,
+}
+
+impl Daemon {
+    /// Lists tasks: those asked for, or all open ones and the last that are over.
+    pub async fn tasks(&self, query: TaskQuery) -> Result<Vec<Task>, Refusal> {
+        let open: Vec<_> = TaskState::ALL.into_iter().filter(|s| !s.is_final()).collect();
+        let over: Vec<_> = TaskState::ALL.into_iter().filter(|s| s.is_final()).collect();
+        let page = async |states: Vec<TaskState>, limit: usize| {
+            let filter = TaskFilter {
+                states,
+                label: query.labels.first().cloned(),
+                newest_first: true,
+                limit,
+                ..TaskFilter::default()
+            };
+            self.store.tasks(filter).await
+        };
+        let limit = query.limit.unwrap_or(0);
+        let mut tasks = match (query.states.is_empty(), query.all) {
+            (false, _) => page(query.states.clone(), limit).await?,
+            (true, true) => page(Vec::new(), limit).await?,
+            (true, false) => {
+                let mut tasks = page(open, limit).await?;
+                tasks.extend(page(over, RECENT).await?);
+                tasks
+            }
+        };
+        tasks.retain(|t| query.labels.iter().all(|l| t.spec.labels.contains(l)));
+        tasks.sort_by_key(|t| t.id);
+        if let Some(limit) = query.limit.filter(|l| *l < tasks.len()) {
+            tasks.drain(..tasks.len() - limit);
+        }
+        Ok(tasks)
+    }
+
+    /// Everything about one task.
+    pub async fn task_view(&self, id: TaskId) -> Result<TaskView, Refusal> {
+        let task = self.store.task(id).await?;
+        let mut tries = Vec::new();
+        for attempt in self.store.attempts(id).await? {
+            let gates = self.store.gates(attempt.key).await?;
+            tries.push(AttemptView { attempt, gates });
+        }
+        let asking = self.store.open_asks(Some(id)).await?.pop();
+        let filter = EventFilter {
+            task: Some(id),
+            kinds: EVIDENCE_KINDS.iter().map(ToString::to_string).collect(),
+            ..EventFilter::default()
+        };
+        let evidence = self.store.last_events(filter, EVIDENCE).await?;
+        Ok(TaskView { task, tries, asking, evidence })
+    }
+
+    /// Why a task is where it is.
+    pub async fn why(&self, id: TaskId) -> Result<Why, Refusal> {
+        let task = self.store.task(id).await?;
+        let attempt = self.store.attempts(id).await?.pop();
+        let steps = match &attempt {
+            Some(a) => self.store.attempt_steps(a.key).await?,
+            None => Vec::new(),
+        };
+        let candidates = match task.state {
+            TaskState::Queued | TaskState::RetryWait | TaskState::Held => self.candidates(&task).await?,
+            _ => Vec::new(),
+        };
+        Ok(Why { task, attempt, steps, candidates })
+    }
+
+    /// Does what a human says about these tasks: all of them or none.
+    pub async fn say(&self, ids: Vec<TaskId>, verb: &str, note: Option<String>) -> Result<Vec<Task>, Refusal> {
+        let Some(verb) = Verb::ALL.into_iter().find(|v| v.as_str() == verb) else {
+            let known: Vec<_> = Verb::ALL.iter().map(|v| v.as_str()).collect();
+            return Err(bad(format!("no verb is called {verb}; there are {}", known.join(", "))));
+        };
+        if ids.is_empty() {
+            return Err(bad("name at least one task"));
+        }
+        Ok(self.store.write(move |tx| ids.iter().map(|id| tx.say(*id, verb, note.as_deref())).collect()).await?)
+    }
+
+    /// Passes an answer on to the agent that asks: one answer wins, bound to what was shown (T32, F71).
+    pub async fn answer(&self, id: TaskId, text: String, hash: Option<String>) -> Result<Task, Refusal> {
+        let task = self.store.task(id).await?;
+        let Some(asked) = self.store.open_asks(Some(id)).await?.pop() else {
+            return Err(refuse("not_asking", format!("task {id} is {} and asks nothing", task.state.as_str())));
+        };
+        if hash.is_some_and(|h| h != asked.ask.hash) {
+            return Err(refuse(
+                "stale_answer",
+                format!("task {id} asks something else by now; look again: orchwrap task show {id}"),
+            ));
+        }
+        let Some(run) = self.runs.get(&asked.run) else {
+            return Err(refuse("run_unreachable", format!("the run of task {id} has ended")));
+        };
+        if !self.store.decide(&asked.run, &asked.ask.hash, &text).await? {
+            return Err(refuse("answered", format!("task {id} has been answered already")));
+        }
+        if let Err(e) = run.answer(&asked.ask.hash, &text).await {
+            self.store.undecide(&asked.run, &asked.ask.hash).await?;
+            return Err(match e {
+                CtlError::Refused(refusal) => refusal,
+                e => refuse("run_unreachable", e),
+            });
+        }
+        Ok(self.store.task(id).await?)
+    }
+
+    async fn candidates(&self, task: &Task) -> Result<Vec<Candidate>, Refusal> {
+        let mut all = Vec::new();
+        for s in self.store.sessions().await? {
+            let spec = &task.spec;
+            let but = if spec.session.as_ref().is_some_and(|n| *n != s.spec.name) {
+                Some(format!("the task wants session {}", spec.session.as_ref().expect("just seen")))
+            } else if spec.pool.is_some() && spec.pool != s.spec.pool {
+                Some(format!("the task wants pool {}", spec.pool.as_ref().expect("just seen")))
+            } else if spec.agent.as_ref().is_some_and(|a| *a != s.spec.pack) {
+                Some(format!("the task wants {}", spec.agent.as_deref().expect("just seen")))
+            } else if !s.spec.takes_tasks {
+                Some("it takes no tasks".to_owned())
+            } else {
+                s.aside.clone().or_else(|| {
+                    (s.state != SessionState::Idle).then(|| format!("it is {}", super::overview::word(s.state)))
+                })
+            };
+            all.push(Candidate { session: s.spec.name, state: s.state, score: Value::Null, but });
+        }
+        Ok(all)
+    }
+}
