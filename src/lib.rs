@@ -9,6 +9,7 @@ compile_error!(
 );
 
 pub mod assign;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod ctl;
@@ -16,6 +17,7 @@ pub mod daemon;
 pub mod demo;
 pub mod extract;
 pub mod ids;
+pub mod linux;
 pub mod paths;
 pub mod pty;
 pub mod queue;

@@ -1,3 +1,5 @@
 //! The `orchwrap` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    orchwrap::cli::main()
+}

@@ -1,0 +1,182 @@
+//! OS calls that std lacks: who a process is, its tree, signals that cannot hit a stranger. Another system is a new file.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::extract::event::ProcId;
+
+/// Returns the id of this boot: with it, a [`ProcId`] names one process for ever (F19).
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+}
+
+/// What `/proc/<pid>/stat` tells about a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// The process, proof against reuse of its pid.
+    pub id: ProcId,
+    /// Its state letter: `R`, `S`, `D`, `T`, `Z`, ...
+    pub state: char,
+    /// Its parent.
+    pub parent: i32,
+    /// Its process group.
+    pub group: i32,
+    /// Its session.
+    pub session: i32,
+}
+
+/// Returns what the kernel knows about `pid`, now.
+pub fn stat(pid: i32) -> io::Result<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(pid, &text)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("unexpected /proc/{pid}/stat")))
+}
+
+fn parse_stat(pid: i32, text: &str) -> Option<Stat> {
+    // The name of the program may hold spaces and parentheses: the fields start after the last one.
+    let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    // Field 22 of the line is the 19th of these; four are taken.
+    let start = fields.nth(15)?.parse().ok()?;
+    Some(Stat { id: ProcId { pid, start }, state, parent, group, session })
+}
+
+/// Returns the identity of `pid`.
+pub fn proc_id(pid: i32) -> io::Result<ProcId> {
+    stat(pid).map(|stat| stat.id)
+}
+
+/// Returns the identity of this process.
+pub fn this_process() -> ProcId {
+    let pid = std::process::id().cast_signed();
+    proc_id(pid).unwrap_or(ProcId { pid, start: 0 })
+}
+
+/// Whether the process still runs; one that waits to be reaped does not.
+pub fn is_alive(id: ProcId) -> bool {
+    stat(id.pid).is_ok_and(|now| now.id == id && !matches!(now.state, 'Z' | 'X'))
+}
+
+/// Sends `signal` to exactly this process, never to one that got its pid later. `false`: it is gone.
+pub fn signal(id: ProcId, signal: i32) -> io::Result<bool> {
+    let Some(pid) = Pid::from_raw(id.pid) else { return Ok(false) };
+    let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
+    // The handle holds whatever has the pid now; only after this look is it known to be the one meant.
+    if !proc_id(id.pid).is_ok_and(|now| now == id) {
+        return Ok(false);
+    }
+    let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
+    match rustix::process::pidfd_send_signal(handle, signal) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::SRCH) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Returns every process that descends from `root`, without `root`; parents come before their children.
+///
+/// A process that was orphaned is found only if `root` is the subreaper that inherited it.
+pub fn descendants(root: i32) -> Vec<Stat> {
+    let mut by_parent: HashMap<i32, Vec<Stat>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process may vanish between the listing and the look: then it is no descendant any more.
+        let Ok(stat) = stat(pid) else { continue };
+        by_parent.entry(stat.parent).or_default().push(stat);
+    }
+    let mut found = by_parent.remove(&root).unwrap_or_default();
+    let mut next = 0;
+    while let Some(stat) = found.get(next) {
+        if let Some(children) = by_parent.remove(&stat.id.pid) {
+            found.extend(children);
+        }
+        next += 1;
+    }
+    found
+}
+
+/// Makes `command`'s child keep these descriptors, under the same numbers. Everything else that we open is
+/// close-on-exec.
+pub fn keep_on_exec<'fd>(command: &mut Command, fds: impl IntoIterator<Item = BorrowedFd<'fd>>) {
+    let fds: Vec<RawFd> = fds.into_iter().map(|fd| fd.as_raw_fd()).collect();
+    let clear = move || {
+        for &fd in &fds {
+            // SAFETY: the descriptors are open in the parent until `spawn` returns, so they are in its copy.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes one async-signal-safe system call a descriptor; it neither allocates nor locks.
+    unsafe { command.pre_exec(clear) };
+}
+
+/// Takes over a descriptor that our parent left open for us under this number, and makes it close-on-exec.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only asks whether the number is open.
+    let open = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_setfd(open, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: the caller is the one process it was left for and takes it once, at its start.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether this process was started with `signal` ignored, as under nohup.
+pub fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
+    // SAFETY: with no new action the call only writes the present one into `action`, which is large enough.
+    let asked = unsafe { nix::libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid value, and the kernel has filled it in if it returned 0.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == nix::libc::SIG_IGN
+}
+
+/// Opens the same file again, for a description of its own: `O_NONBLOCK` on ours must not reach the shell that shares
+/// the original.
+pub fn reopen(fd: impl AsFd, flags: rustix::fs::OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let flags = flags | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NOCTTY;
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_with_parentheses_and_spaces_is_read_past() {
+        let line = "42 (a) b (c)) S 7 8 9 34816 42 4194304 0 0 0 0 1 2 3 4 20 0 1 0 123456 99 98";
+        let stat = parse_stat(42, line).unwrap();
+        assert_eq!(stat, Stat { id: ProcId { pid: 42, start: 123_456 }, state: 'S', parent: 7, group: 8, session: 9 });
+        assert_eq!(parse_stat(42, "42 (x"), None);
+    }
+
+    #[test]
+    fn f19_a_signal_for_an_earlier_owner_of_the_pid_reaches_nobody() {
+        let me = this_process();
+        assert!(is_alive(me));
+        assert!(!signal(ProcId { start: me.start + 1, ..me }, nix::libc::SIGKILL).unwrap());
+    }
+
+    #[test]
+    fn children_are_found_and_signalled() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let id = proc_id(child.id().cast_signed()).unwrap();
+        assert!(descendants(this_process().pid).iter().any(|stat| stat.id == id));
+        assert!(signal(id, nix::libc::SIGKILL).unwrap());
+        child.wait().unwrap();
+        assert!(!is_alive(id));
+        assert!(!signal(id, nix::libc::SIGKILL).unwrap());
+    }
+}
