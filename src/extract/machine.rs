@@ -13,12 +13,12 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
+use crate::extract::adapters::limits;
 use crate::extract::event::{
     Ask, AskKind, Body, Draft, FailReason, LimitKind, MAX_TEXT_BYTES, SessionState, Source, Span, Verdict as Accepted,
     capped,
 };
 use crate::extract::markdown;
-use crate::extract::reset;
 use crate::extract::rules::{Level, Menu, Reading, Verdict};
 use crate::extract::signal::{Claim, Signal};
 
@@ -48,8 +48,8 @@ const MAX_SEEN: usize = 4096;
 pub(crate) trait Eyes {
     /// What stands there about the turn that just ended.
     fn verdict(&self) -> Verdict;
-    /// What the words of a failure mean; for a limit also its kind and when it ends.
-    fn reason(&self, message: &str) -> Option<(FailReason, Option<(LimitKind, Option<String>)>)>;
+    /// What the words of a failure mean; for a usage limit also its kind.
+    fn reason(&self, message: &str) -> Option<(FailReason, Option<LimitKind>)>;
 }
 
 /// How a machine is set up.
@@ -323,7 +323,9 @@ impl Machine {
             }
             Claim::Answered { allowed, answer } => self.answered_with(allowed, answer, source, &rule),
             Claim::Limit { kind, text, resets_at, self_resumes } => {
-                self.limit(kind, text, resets_at, self_resumes, source, &rule, now);
+                self.limit(kind, text.clone(), resets_at, self_resumes, source, &rule, now);
+                let reason = FailReason::RateLimit;
+                self.end(Outcome::Failed { reason, message: text }, source, rule, span, now, eyes);
             }
             Claim::Setup { what } => self.set_up(what, source, &rule, now),
             Claim::Hold => {}
@@ -647,9 +649,9 @@ impl Machine {
                     (Some((meant, _)), FailReason::Other | FailReason::Exited) => *meant,
                     (_, given) => given,
                 };
-                if let Some((_, Some((kind, reset)))) = meant {
+                if let Some((_, Some(kind))) = meant {
                     let wall = self.epoch.map(|e| e + jiff::SignedDuration::try_from(now).unwrap_or_default());
-                    let resets_at = reset.and_then(|r| wall.and_then(|w| reset::parse(&r, w)));
+                    let resets_at = wall.and_then(|w| limits::resets_at(&message, w));
                     limited = true;
                     let resumes = self.config.self_resumes;
                     self.limit(kind, message.clone(), resets_at, resumes, source, &rule, now);

@@ -1,11 +1,11 @@
 //! The stream: bytes and reports in, typed events out. Everything here is pure; time is an argument.
 
 pub mod adapters;
+pub mod cast;
 pub mod event;
 mod machine;
 mod markdown;
 pub mod pattern;
-mod reset;
 pub(crate) mod rules;
 mod scanner;
 pub mod signal;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-use crate::extract::adapters::AdapterError;
+use crate::extract::adapters::{AdapterError, Reports};
 use crate::extract::event::{Ask, AskKind, Draft, FailReason, LimitKind, SessionState, Source, Span};
 use crate::extract::machine::{Config, Eyes, Machine};
 use crate::extract::pattern::Pack;
@@ -81,6 +81,7 @@ pub struct View {
 pub struct Extractor {
     scanner: Scanner,
     keys: Keys,
+    reports: Reports,
     core: Core,
 }
 
@@ -120,7 +121,7 @@ impl Eyes for Sight {
         self.rules.as_ref().map(|r| r.verdict(&self.text)).unwrap_or_default()
     }
 
-    fn reason(&self, message: &str) -> Option<(FailReason, Option<(LimitKind, Option<String>)>)> {
+    fn reason(&self, message: &str) -> Option<(FailReason, Option<LimitKind>)> {
         match &self.rules {
             Some(rules) => rules.reason(message),
             None => Rules::new(&self.pack).reason(message),
@@ -156,7 +157,7 @@ impl Extractor {
             last_output: Duration::ZERO,
             last_look: None,
         };
-        Self { scanner: Scanner::new(), keys: Keys::default(), core }
+        Self { scanner: Scanner::new(), keys: Keys::default(), reports: Reports::new(), core }
     }
 
     /// Tells the wall-clock time of the start of the run: times of day in the agent's words (when a limit ends) need it.
@@ -217,7 +218,7 @@ impl Extractor {
 
     /// Takes a report of a side channel.
     pub fn report(&mut self, adapter: &str, payload: &Value, now: Duration) -> Result<(), AdapterError> {
-        let signals = adapters::decode(adapter, payload)?;
+        let signals = self.reports.decode(adapter, payload)?;
         self.tick(now);
         let Core { machine, sight, .. } = &mut self.core;
         for signal in signals {

@@ -266,7 +266,7 @@ pub struct FailureRule {
     pub like: Pattern,
     /// The reason.
     pub reason: FailReason,
-    /// It is a usage limit of this kind; the group `reset` says when it ends.
+    /// It is a usage limit of this kind.
     pub limit: Option<LimitKind>,
 }
 

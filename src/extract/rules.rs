@@ -229,13 +229,9 @@ impl Rules {
         verdict
     }
 
-    /// Returns what the words of a failure mean, and for a limit its kind and the words that say when it ends.
-    pub(crate) fn reason(&self, message: &str) -> Option<(FailReason, Option<(LimitKind, Option<String>)>)> {
-        self.failures.iter().find_map(|(like, reason, limit)| {
-            let caps = like.captures(message)?;
-            let reset = caps.name("reset").map(|m| m.as_str().trim().to_owned());
-            Some((*reason, limit.map(|kind| (kind, reset))))
-        })
+    /// Returns what the words of a failure mean; for a usage limit also its kind.
+    pub(crate) fn reason(&self, message: &str) -> Option<(FailReason, Option<LimitKind>)> {
+        self.failures.iter().find_map(|(like, reason, limit)| like.is_match(message).then_some((*reason, *limit)))
     }
 
     /// Whether a row of this rule is there that was not seen before; all that are there count as seen from now on.
