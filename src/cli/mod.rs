@@ -1,6 +1,10 @@
 //! The command line: one file a verb, glue only. Adding a verb is a file here, a line in [`Verb`] and one in [`main`].
 
+mod ask;
+mod attach;
+mod doctor;
 pub mod exit;
+mod pool;
 mod wrap;
 
 use std::ffi::{OsStr, OsString};
@@ -28,6 +32,20 @@ struct Cli {
 enum Verb {
     /// Run any command under the wrapper
     Run(wrap::RunArgs),
+    /// Keep sets of sessions running
+    #[command(subcommand)]
+    Pool(pool::Pool),
+    /// Start, show, prompt and stop named sessions
+    #[command(subcommand)]
+    Session(pool::SessionVerb),
+    /// Show a session's terminal here; Ctrl-b d leaves it
+    Attach(attach::Attach),
+    /// Look at everything a run needs, and say what to do
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Wrap an agent whatever its name (what `--` turns into)
     #[command(name = FORCED, hide = true)]
     Forced(ForcedArgs),
@@ -64,6 +82,10 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.verb {
         Verb::Run(args) => wrap::run(&cli.wrap, args),
+        Verb::Pool(verb) => pool::pool(verb).map(Into::into),
+        Verb::Session(verb) => pool::session(verb).map(Into::into),
+        Verb::Attach(args) => attach::run(&args).map(Into::into),
+        Verb::Doctor { json } => doctor::run(json).map(Into::into),
         Verb::Forced(ForcedArgs { command }) | Verb::Agent(command) => wrap::agent(&cli.wrap, command),
     };
     done.unwrap_or_else(|e| {
