@@ -2,6 +2,7 @@
 
 mod ask;
 mod attach;
+mod demo;
 mod doctor;
 pub mod exit;
 mod pool;
@@ -46,6 +47,10 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show it all: two sessions, five tasks, scripted agents, and a table that compares
+    Demo(demo::DemoArgs),
+    #[command(name = "__fake-agent", hide = true)]
+    FakeAgent(demo::FakeAgentArgs),
     /// Wrap an agent whatever its name (what `--` turns into)
     #[command(name = FORCED, hide = true)]
     Forced(ForcedArgs),
@@ -81,6 +86,8 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.verb {
+        Verb::Demo(args) => demo::run(&args).map(Into::into),
+        Verb::FakeAgent(args) => demo::fake_agent(&args).map(Into::into),
         Verb::Run(args) => wrap::run(&cli.wrap, args),
         Verb::Pool(verb) => pool::pool(verb).map(Into::into),
         Verb::Session(verb) => pool::session(verb).map(Into::into),

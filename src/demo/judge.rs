@@ -89,9 +89,12 @@ pub(super) fn row(task: &Planned, told: &Told, ledger: &[Entry], root: &Path) ->
         .events
         .iter()
         .filter(|e| e["type"] == "code.block" && e["data"]["exact"] == true)
-        .map(|e| (e["data"]["lang"].as_str().unwrap_or_default(), e["data"]["text"].as_str().unwrap_or_default().trim_end()))
+        .map(|e| {
+            (e["data"]["lang"].as_str().unwrap_or_default(), e["data"]["text"].as_str().unwrap_or_default().trim_end())
+        })
         .collect();
-    let granted = told.events.iter().filter(|e| e["type"] == "permission.answered" && e["data"]["allowed"] != false).count();
+    let granted =
+        told.events.iter().filter(|e| e["type"] == "permission.answered" && e["data"]["allowed"] != false).count();
     let branch = truth.received.last().and_then(|e| e.branch.as_deref()).unwrap_or_default();
     let cwd = truth.received.last().map(|e| e.cwd.as_path()).unwrap_or(root);
     let tree = shown["worktree"].as_str().map_or(cwd, Path::new);
@@ -101,12 +104,18 @@ pub(super) fn row(task: &Planned, told: &Told, ledger: &[Entry], root: &Path) ->
         (text("state") == "completed", format!("it is {} ({})", text("state"), text("reason"))),
         (text("proof") == expected.proof, format!("proved by {:?}, not by {}", text("proof"), expected.proof)),
         (attempts == expected.attempts, format!("{attempts} attempts recorded, {} expected", expected.attempts)),
-        (truth.received.len() as u64 == attempts, format!("{} prompts arrived for {attempts} attempts", truth.received.len())),
+        (
+            truth.received.len() as u64 == attempts,
+            format!("{} prompts arrived for {attempts} attempts", truth.received.len()),
+        ),
         (first_text(&truth) == task.prompt, "another text than the prompt arrived".into()),
         (truth.answers.len() as u64 == attempts, format!("{} turns ended well in the ledger", truth.answers.len())),
         (truth.other_ends + truth.failed_commands == 0, "the ledger holds an end that was not recorded".into()),
         (truth.answers.last() == Some(&text("answer")), "the recorded answer is not the last one given".into()),
-        (blocks == expected.blocks, format!("{} code blocks recorded, {} written", blocks.len(), expected.blocks.len())),
+        (
+            blocks == expected.blocks,
+            format!("{} code blocks recorded, {} written", blocks.len(), expected.blocks.len()),
+        ),
         (branch == expected.branch, format!("it ran on branch {branch:?}")),
         (same_place(tree, cwd), format!("recorded in {}, run in {}", tree.display(), cwd.display())),
         (truth.asked == usize::from(expected.asks), format!("{} questions in the ledger", truth.asked)),
@@ -122,7 +131,11 @@ pub(super) fn row(task: &Planned, told: &Told, ledger: &[Entry], root: &Path) ->
         id: task.id,
         shows: task.shows,
         expected: expected.words,
-        recorded: format!("{} ({})", text("state"), if text("proof").is_empty() { text("reason") } else { text("proof") }),
+        recorded: format!(
+            "{} ({})",
+            text("state"),
+            if text("proof").is_empty() { text("reason") } else { text("proof") }
+        ),
         ledger: format!("{} received, {} finished", plural(truth.received.len(), "prompt"), truth.answers.len()),
         good: wrong.is_none(),
         why: wrong.unwrap_or_default(),

@@ -65,7 +65,11 @@ pub fn run(options: Options) -> anyhow::Result<bool> {
 }
 
 fn play(stage: &mut Stage, progress: &Progress, tell: Sender<News>, news: &Receiver<News>) -> anyhow::Result<Vec<Row>> {
-    progress.say(&format!("a repository, two scripted agents and a pool ({}) in {}", stage.seats(), stage.root().display()));
+    progress.say(&format!(
+        "a repository, two scripted agents and a pool ({}) in {}",
+        stage.seats(),
+        stage.root().display()
+    ));
     stage.pool_up(POOL)?;
     stage.follow_events(move |event| tell.send(News::Event(event)).is_ok())?;
     let mut planned = tasks::all();
@@ -118,7 +122,9 @@ fn answer(stage: &Stage, progress: &Progress, task: &Planned) -> anyhow::Result<
 fn report(progress: &Progress, event: &Value) {
     let (Some(kind), Some(task)) = (event["type"].as_str(), event["task"].as_i64()) else { return };
     let data = &event["data"];
-    let text = |v: &Value| v.as_str().unwrap_or_default().lines().next().unwrap_or_default().chars().take(60).collect::<String>();
+    let text = |v: &Value| {
+        v.as_str().unwrap_or_default().lines().next().unwrap_or_default().chars().take(60).collect::<String>()
+    };
     let line = match kind {
         "task.state" => {
             let reason = data["reason"].as_str().map(|r| format!(" ({r})")).unwrap_or_default();
@@ -172,7 +178,12 @@ fn print_table(rows: &[Row], took: Duration) -> std::io::Result<()> {
         line(&row.each_ref().map(String::as_str))?;
     }
     let good = rows.iter().filter(|r| r.good).count();
-    writeln!(out, "{good} of {} recorded results equal the agents' ledger, in {:.1} s", rows.len(), took.as_secs_f64())?;
+    writeln!(
+        out,
+        "{good} of {} recorded results equal the agents' ledger, in {:.1} s",
+        rows.len(),
+        took.as_secs_f64()
+    )?;
     for row in rows.iter().filter(|r| !r.good) {
         writeln!(out, "task {}: {}", row.id, row.why)?;
     }

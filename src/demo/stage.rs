@@ -34,7 +34,12 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("orchwrap-demo-").tempdir()?;
         let root = folder.path().canonicalize()?;
         let exe = std::env::current_exe()?.canonicalize()?;
-        let has_tmux = Command::new("tmux").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+        let has_tmux = Command::new("tmux")
+            .arg("-V")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success());
         let stage = Self {
             folder: Some(folder),
             detached: options.no_tmux || !has_tmux,
@@ -94,7 +99,8 @@ impl Stage {
         fs_err::create_dir(repo.join("artefacts"))?;
         fs_err::write(repo.join("artefacts/old.o"), "old\n")?;
         for args in [&["init", "-q"][..], &["add", "."], &["commit", "-q", "-m", "first"]] {
-            let status = self.command("git").args(args).current_dir(&repo).status().context("run git; install it first")?;
+            let status =
+                self.command("git").args(args).current_dir(&repo).status().context("run git; install it first")?;
             if !status.success() {
                 bail!("git {} failed in {}", args.join(" "), repo.display());
             }
@@ -149,7 +155,12 @@ impl Stage {
 
     /// Hands on the events as they come, until `take` has enough.
     pub(super) fn follow_events(&mut self, mut take: impl FnMut(Value) -> bool + Send + 'static) -> anyhow::Result<()> {
-        let mut child = self.command(&self.exe).args(["events", "-f", "-n", "1000"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut child = self
+            .command(&self.exe)
+            .args(["events", "-f", "-n", "1000"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
         let out = child.stdout.take().context("the pipe of events")?;
         self.follower = Some(child);
         std::thread::spawn(move || {
@@ -246,7 +257,8 @@ mod sweep {
     }
 
     fn living(root: &Path) -> Vec<Pid> {
-        let marks = [b"HOME=".as_slice(), b"XDG_STATE_HOME="].map(|key| [key, root.as_os_str().as_bytes(), b"/"].concat());
+        let marks =
+            [b"HOME=".as_slice(), b"XDG_STATE_HOME="].map(|key| [key, root.as_os_str().as_bytes(), b"/"].concat());
         let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
         let own = std::process::id() as i32;
         let pids = processes.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());

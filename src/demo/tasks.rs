@@ -30,7 +30,8 @@ pub(super) struct Expected {
     pub(super) asks: bool,
 }
 
-const PLAIN: Expected = Expected { words: "completed", proof: "report", attempts: 1, blocks: &[], branch: "main", asks: false };
+const PLAIN: Expected =
+    Expected { words: "completed", proof: "report", attempts: 1, blocks: &[], branch: "main", asks: false };
 
 const RUST: &str = "fn add(a: i64, b: i64) -> i64 {\n    a + b\n}";
 const SHELL: &str = "cargo run -- 2 3\n# prints 5";
@@ -88,23 +89,37 @@ pub(super) fn script() -> Script {
     let say = |text: &str| Step::Say(text.to_owned());
     let tool = |run: &str, about: &str| Run { run: run.to_owned(), about: about.to_owned() };
     let rule = |mark: &str, steps: Vec<Step>| Rule { when: vec![mark.to_owned()], steps, ..Rule::default() };
-    let blocks = format!("The function:\n\n```rust\n{RUST}\n```\n\nCall it like this:\n\n```sh\n{SHELL}\n```\n\nThat is all.");
+    let blocks =
+        format!("The function:\n\n```rust\n{RUST}\n```\n\nCall it like this:\n\n```sh\n{SHELL}\n```\n\nThat is all.");
     // The first try forgets the comma; the second sees the file that is there and does better.
     let greet = "if [ -e greet.sh ]; then echo \"echo 'hello, world'\"; else echo \"echo 'hello world'\"; fi > greet.new && mv greet.new greet.sh";
     let talk = "You asked about our messages:\n\n- `API Error: 500 Internal server error` means the server is down. It is not down now.\n- `You've hit your limit · resets 3am` means what it says; you have not.\n- `Do you want to proceed?` with `❯ 1. Yes` is a prompt. This is none.\n- `✻ Cooked for 3s · done` ends a turn; this line does not, nor does `esc to interrupt` begin one.\n\nThe tests failed: that is what a failing test prints. Nothing failed here. Done.";
     Script {
         rules: vec![
             rule("addition", vec![Step::Think(300), say(&blocks)]),
-            rule("greet.sh", vec![Step::Think(200), Step::Tool(tool(greet, "Write greet.sh")), say("`greet.sh` is written.")]),
+            rule(
+                "greet.sh",
+                vec![Step::Think(200), Step::Tool(tool(greet, "Write greet.sh")), say("`greet.sh` is written.")],
+            ),
             rule(
                 "manual page",
                 vec![
                     Step::Think(200),
-                    Step::Tool(tool("echo 'see greet.sh' > manual.txt && git add manual.txt && git commit -qm 'manual: first page'", "Write the page")),
+                    Step::Tool(tool(
+                        "echo 'see greet.sh' > manual.txt && git add manual.txt && git commit -qm 'manual: first page'",
+                        "Write the page",
+                    )),
                     say("The page is written and committed."),
                 ],
             ),
-            rule("artefacts", vec![Step::Think(200), Step::Ask(tool("rm -rf artefacts && echo cleared", "Clear the artefacts")), say("They are gone.")]),
+            rule(
+                "artefacts",
+                vec![
+                    Step::Think(200),
+                    Step::Ask(tool("rm -rf artefacts && echo cleared", "Clear the artefacts")),
+                    say("They are gone."),
+                ],
+            ),
             rule("error messages", vec![Step::Think(300), say(talk)]),
         ],
         ..Script::default()
