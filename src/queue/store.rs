@@ -8,6 +8,8 @@ mod attempts;
 mod events;
 mod gates;
 mod open;
+mod reserve;
+mod retention;
 mod runs;
 mod sessions;
 mod tasks;
@@ -28,6 +30,7 @@ pub use attempts::{Attempt, AttemptChange, Claimed, Step};
 pub use events::EventFilter;
 pub use gates::{Approval, GateRow};
 pub use open::{Damage, Identity};
+pub use retention::Pruned;
 pub use runs::RunRow;
 pub use sessions::{Pool, PoolSpec, Session, SessionSpec, Wanted};
 pub use tasks::{Added, Change, TaskFilter};
@@ -150,15 +153,10 @@ impl Store {
     /// As [`Store::open`], with options.
     pub fn open_with(path: &Path, options: Options) -> Result<Self, StoreError> {
         let opened = open::open(path)?;
-        let requests = writer::start(opened.conn, path.to_owned(), options);
-        let shared = Shared {
-            path: path.to_owned(),
-            identity: opened.identity,
-            damage: opened.damage,
-            requests,
-            readers: Mutex::new(Vec::new()),
-        };
-        Ok(Self { shared: Arc::new(shared) })
+        let (identity, damage) = (opened.identity, opened.damage.clone());
+        let requests = writer::start(opened, path.to_owned(), options);
+        let readers = Mutex::new(Vec::new());
+        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), identity, damage, requests, readers }) })
     }
 
     /// What was lost when the database was opened, if it was damaged.
@@ -224,7 +222,8 @@ impl Store {
         result
     }
 
-    /// Writes a backup beside the database, whole or not at all; the daemon calls it daily.
+    /// Writes a backup beside the database, whole or not at all. The daemon calls it after its start and daily: it is
+    /// what a damaged database is restored from.
     pub async fn backup(&self) -> Result<(), StoreError> {
         let path = self.shared.path.clone();
         self.read(move |conn| open::backup(conn, &path)).await

@@ -138,6 +138,9 @@ impl Tx<'_> {
     ///
     /// The one statement that matters is the UPDATE; the unique indexes on live attempts hold even without it.
     pub fn claim(&mut self, claim: &Assignment) -> Result<Option<Claimed>, StoreError> {
+        if self.low {
+            return Err(StoreError::Full);
+        }
         let mut update = self.conn.prepare_cached(
             "UPDATE tasks SET was = state, state = 'claimed', fence = fence + 1, attempts = attempts + 1,
                  changed_us = :now, reason = NULL, detail = NULL, waiting_for = NULL, last_session = :session

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::backup::Backup;
@@ -66,6 +67,13 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
     migrate(&mut conn, path, fresh)?;
     let identity = Identity::of(path).ok_or_else(|| StoreError::Gone { path: path.to_owned() })?;
     Ok(Opened { conn, identity, damage })
+}
+
+/// A sound connection to a database that was open before, after an error; damage is not repaired behind its users.
+pub(super) fn reopen(path: &Path) -> Result<Connection, StoreError> {
+    let conn = connect(path)?;
+    sound(&conn)?;
+    Ok(conn)
 }
 
 /// A connection that only reads.
@@ -184,10 +192,14 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// One backup at a time: two would write one temporary file.
+static BACKING_UP: Mutex<()> = Mutex::new(());
+
 /// Copies the database to `<path>.bak` by way of a temporary file, so that a crash leaves the older backup.
 pub(super) fn backup(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let why = |e: io::Error| StoreError::Open { path: backup_of(path), why: e.to_string() };
     let part = with_suffix(path, ".bak.part");
+    let _one = BACKING_UP.lock().unwrap_or_else(PoisonError::into_inner);
     match fs::remove_file(&part) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(why(e)),
         _ => {}

@@ -184,6 +184,9 @@ fn window(conn: &Connection, lanes: &[Lane], per_lane: usize) -> Result<Vec<Task
 impl Tx<'_> {
     /// Adds a task, or finds the one with the same idempotency key.
     pub fn add_task(&mut self, spec: &TaskSpec) -> Result<Added, StoreError> {
+        if self.low {
+            return Err(StoreError::Full);
+        }
         if let Some(key) = &spec.idempotency_key {
             let mut same = self.conn.prepare_cached("SELECT id FROM tasks WHERE idempotency_key = ?")?;
             if let Some(id) = same.query_row([key], |r| r.get(0)).optional()? {

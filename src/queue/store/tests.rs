@@ -372,3 +372,219 @@ async fn a_busy_place_does_not_hide_the_others() {
     let prompts: Vec<_> = window.iter().map(|t| t.spec.prompt.as_str()).collect();
     assert_eq!(prompts, ["first", "0", "1", "2", "3", "4", "5", "6", "7", "8", "other"]);
 }
+
+#[tokio::test]
+async fn old_ended_tasks_and_events_are_pruned_and_nothing_else() {
+    let b = bench();
+    let old = b.add(spec("old")).await;
+    let open = b.add(spec("open")).await;
+    let needed = b.add(spec("needed")).await;
+    let held = b.add(TaskSpec { deps: vec![needed], ..spec("held") }).await;
+    let key = b.claim(old, "s1").await.unwrap().key;
+    complete(&b.store, key).await;
+    b.store.say(needed, Verb::Fail, None).await.unwrap();
+    let run = run_spec("s1");
+    let id = run.run.clone();
+    b.store.add_run(run).await.unwrap();
+    b.store.end_run(id.clone(), "exit", Some(0), None).await.unwrap();
+    assert_eq!(b.store.prune(Timestamp::UNIX_EPOCH).await.unwrap(), Pruned::default());
+    let pruned = b.store.prune(clock::wall() + std::time::Duration::from_secs(60)).await.unwrap();
+    assert_eq!((pruned.tasks, pruned.runs), (1, 1));
+    assert!(matches!(b.store.task(old).await, Err(StoreError::NoTask(_))));
+    assert_eq!(b.task(held).await.state, Held);
+    assert!(matches!(b.store.forget_task(open).await, Err(StoreError::NotNow { .. })));
+    b.store.say(open, Verb::Cancel, None).await.unwrap();
+    b.store.forget_task(open).await.unwrap();
+    assert!(b.store.events(EventFilter { task: Some(open), ..Default::default() }, 0, 9).await.unwrap().is_empty());
+    assert!(b.add(spec("new")).await > held);
+}
+
+#[tokio::test]
+async fn f41_on_a_full_disk_nothing_new_begins_and_what_is_under_way_is_recorded() {
+    let b = bench();
+    let (one, two) = (b.add(spec("1")).await, b.add(spec("2")).await);
+    let key = b.claim(one, "s1").await.unwrap().key;
+    let reserve = b.path.with_file_name("orchwrap.db.reserve");
+    assert!(reserve.is_file());
+    let limit = |pages: i64| {
+        b.store.write(move |tx| {
+            tx.conn().pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).map_err(StoreError::from)
+        })
+    };
+    limit(1).await.unwrap();
+    let big = b.store.add_task(spec(&"x".repeat(1 << 20))).await;
+    assert!(matches!(big, Err(StoreError::Full)), "{big:?}");
+    // No room for a reserve: something stands in its way.
+    std::fs::create_dir(&reserve).unwrap();
+    limit(1 << 30).await.unwrap();
+    let claim = Assignment { task: two, session: name("s2"), score: Score::default() };
+    assert!(matches!(b.store.claim(vec![claim]).await, Err(StoreError::Full)));
+    assert!(matches!(b.store.add_task(spec("3")).await, Err(StoreError::Full)));
+    assert!(b.store.transition(key, &[ClaimedState], TaskState::Failed, Change::default()).await.unwrap());
+    std::fs::remove_dir(&reserve).unwrap();
+    assert!(b.claim(two, "s2").await.is_some());
+    assert!(reserve.is_file());
+}
+
+#[tokio::test]
+async fn f42_a_locked_database_is_a_retryable_error() {
+    let b = bench();
+    let quick =
+        |tx: &mut Tx<'_>| tx.conn().busy_timeout(std::time::Duration::from_millis(20)).map_err(StoreError::from);
+    b.store.write(quick).await.unwrap();
+    let other = Connection::open(&b.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let e = b.store.add_task(spec("x")).await.unwrap_err();
+    assert!(e.is_retryable(), "{e}");
+    other.execute_batch("ROLLBACK").unwrap();
+    b.add(spec("x")).await;
+}
+
+/// Makes the pages of a database unreadable while nobody has it open.
+fn damage(path: &Path) {
+    let len = std::fs::metadata(path).unwrap().len();
+    std::fs::write(path, vec![0xa5; usize::try_from(len).unwrap()]).unwrap();
+}
+
+/// Opens the store, adds tasks, closes it, all of it on the disk.
+fn with_tasks(path: &Path, n: usize, backup: bool) {
+    let rt = tokio::runtime::Runtime::new().unwrap();
+    rt.block_on(async {
+        let store = Store::open(path).unwrap();
+        store.add_tasks((0..n).map(|n| spec(&n.to_string())).collect()).await.unwrap();
+        if backup {
+            store.backup().await.unwrap();
+        }
+        store.write(|tx| Ok(tx.conn().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").ok())).await.unwrap();
+    });
+    // The writer thread closes the file by itself: once the log is gone, nobody writes any more.
+    let wal = path.with_file_name(format!("{}-wal", path.file_name().unwrap().to_str().unwrap()));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while wal.exists() {
+        assert!(std::time::Instant::now() < deadline, "the store stays open");
+        std::thread::yield_now();
+    }
+}
+
+fn count(store: &Store) -> usize {
+    let rows = store.read_blocking(|c| Ok(c.query_row("SELECT count(*) FROM tasks", [], |r| r.get::<_, i64>(0))?));
+    usize::try_from(rows.unwrap()).unwrap()
+}
+
+#[test]
+fn f43_a_damaged_database_without_backup_is_refused_again_and_again_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orchwrap.db");
+    with_tasks(&path, 3, false);
+    damage(&path);
+    let bytes = std::fs::read(&path).unwrap();
+    for n in 1..=2 {
+        let e = Store::open(&path).err().unwrap();
+        assert!(matches!(&e, StoreError::Corrupt { .. }), "{e}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        assert_eq!(std::fs::read(dir.path().join(format!("orchwrap.db.damaged-{n}"))).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn f43_a_damaged_or_emptied_database_is_restored_from_its_backup_and_says_so() {
+    for emptied in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("orchwrap.db");
+        with_tasks(&path, 3, true);
+        with_tasks(&path, 2, false);
+        if emptied {
+            std::fs::write(&path, b"").unwrap();
+        } else {
+            damage(&path);
+        }
+        let store = Store::open(&path).unwrap();
+        let damage = store.damage().unwrap();
+        assert!(damage.kept.exists(), "{damage:?}");
+        assert_eq!(count(&store), 3);
+    }
+}
+
+#[test]
+fn f43_a_restore_that_was_killed_half_way_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orchwrap.db");
+    with_tasks(&path, 3, true);
+    std::fs::rename(&path, dir.path().join("orchwrap.db.damaged-1")).unwrap();
+    assert_eq!(count(&Store::open(&path).unwrap()), 3);
+}
+
+#[test]
+fn a_first_start_that_was_killed_before_its_schema_is_a_first_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orchwrap.db");
+    Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode=wal; VACUUM;").unwrap();
+    assert_eq!(count(&Store::open(&path).unwrap()), 0);
+}
+
+#[tokio::test]
+async fn f44_a_database_that_was_moved_takes_nothing_more() {
+    let b = bench();
+    b.store.check_in_place().unwrap();
+    let moved = b.path.with_extension("moved");
+    std::fs::rename(&b.path, &moved).unwrap();
+    assert!(matches!(b.store.check_in_place(), Err(StoreError::Gone { .. })));
+    assert!(matches!(b.store.add_task(spec("x")).await, Err(StoreError::Gone { .. })));
+    std::fs::rename(&moved, &b.path).unwrap();
+    b.add(spec("x")).await;
+}
+
+#[test]
+fn f45_a_place_that_cannot_be_written_is_named() {
+    // Not even root creates files there.
+    let e = Store::open(Path::new("/proc/orchwrap.db")).err().unwrap();
+    assert!(e.to_string().contains("/proc/orchwrap.db"), "{e}");
+}
+
+#[tokio::test]
+async fn f46_a_commit_that_fails_did_not_happen_for_anybody_in_it() {
+    let b = bench();
+    let orphan = b
+        .store
+        .write(|tx| {
+            let added = tx.add_task(&spec("x"))?;
+            tx.conn().execute_batch(
+                "PRAGMA defer_foreign_keys = on; INSERT INTO attempt_steps VALUES (1, 9, 1, 'x', '{}', 0)",
+            )?;
+            Ok(added)
+        })
+        .await;
+    assert!(orphan.is_err());
+    assert_eq!(count(&b.store), 0);
+    b.add(spec("y")).await;
+}
+
+#[test]
+fn f49_a_newer_schema_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orchwrap.db");
+    with_tasks(&path, 1, false);
+    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    let e = Store::open(&path).err().unwrap();
+    assert!(matches!(e, StoreError::Newer { found: 99, .. }), "{e}");
+}
+
+#[test]
+fn t21_the_files_are_private_whatever_the_mode_was() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orchwrap.db");
+    std::fs::write(&path, b"").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let store = Store::open(&path).unwrap();
+    store.write_blocking(|tx| tx.add_task(&spec("x"))).unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(store.backup()).unwrap();
+    let mut files = 0;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?} {mode:o}", entry.path());
+        files += 1;
+    }
+    assert!(files >= 4, "database, log, index, backup");
+}

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::open::{self, Identity, Opened};
+use super::reserve::Reserve;
 use super::{Options, QUEUE_LEN, StoreError};
 use crate::clock::Timestamp;
 use crate::extract::event::Event;
@@ -19,8 +21,8 @@ type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// A request, as the writer sees it.
 pub(super) trait Request: Send {
-    /// Runs it; whether to keep what it did, and how to tell.
-    fn run(self: Box<Self>, tx: &mut Tx<'_>) -> (bool, Done);
+    /// Runs it: an error means that what it did must be undone. And how to tell.
+    fn run(self: Box<Self>, tx: &mut Tx<'_>) -> (Result<(), StoreError>, Done);
     /// Tells that it was not run.
     fn refuse(self: Box<Self>, why: StoreError);
 }
@@ -35,7 +37,7 @@ where
     T: Send + 'static,
     F: FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send,
 {
-    fn run(self: Box<Self>, tx: &mut Tx<'_>) -> (bool, Done) {
+    fn run(self: Box<Self>, tx: &mut Tx<'_>) -> (Result<(), StoreError>, Done) {
         let Self { f, reply } = *self;
         // A bug in one request must not take the queue down with it (F18).
         let result = catch_unwind(AssertUnwindSafe(|| f(tx))).unwrap_or_else(|panic| {
@@ -43,9 +45,9 @@ where
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
             Err(StoreError::Bug(text.to_owned()))
         });
-        let keep = result.is_ok();
+        let outcome = result.as_ref().map(drop).map_err(StoreError::clone);
         // Nobody may be waiting any more; what was done stays done.
-        (keep, Box::new(move |fate| drop(reply.send(result.and_then(|value| fate.map(|()| value))))))
+        (outcome, Box::new(move |fate| drop(reply.send(result.and_then(|value| fate.map(|()| value))))))
     }
 
     fn refuse(self: Box<Self>, why: StoreError) {
@@ -58,6 +60,8 @@ pub struct Tx<'c> {
     pub(super) conn: &'c Connection,
     pub(super) now: Timestamp,
     pub(super) host: &'c str,
+    /// The disk was full a moment ago: what would begin something new is refused (F41).
+    pub(super) low: bool,
     /// Events inserted by this request.
     pub(super) events: Vec<Event>,
 }
@@ -82,19 +86,25 @@ where
     Box::new(Call { f, reply })
 }
 
-pub(super) fn start(conn: Connection, path: PathBuf, options: Options) -> mpsc::Sender<Box<dyn Request>> {
+pub(super) fn start(opened: Opened, path: PathBuf, options: Options) -> mpsc::Sender<Box<dyn Request>> {
     let (requests, queue) = mpsc::channel(QUEUE_LEN);
+    let Opened { conn, identity, .. } = opened;
+    let reserve = Reserve::of(&path);
     std::thread::Builder::new()
         .name("store".to_owned())
-        .spawn(move || Writer { conn, path, options }.run(queue))
+        .spawn(move || Writer { conn, identity, path, options, reserve, broken: false }.run(queue))
         .expect("a thread can be started when the daemon starts");
     requests
 }
 
 struct Writer {
     conn: Connection,
+    identity: Identity,
     path: PathBuf,
     options: Options,
+    reserve: Reserve,
+    /// The last transaction met an I/O error or damage: the connection is replaced before the next one (F46).
+    broken: bool,
 }
 
 impl Writer {
@@ -117,8 +127,9 @@ impl Writer {
     fn commit(&mut self, batch: &mut Vec<Box<dyn Request>>) {
         let mut waiting: Vec<Done> = Vec::with_capacity(batch.len());
         let mut events = Vec::new();
-        let mut fate = self.conn.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
         let alone = batch.len() == 1;
+        self.reserve.keep();
+        let mut fate = self.begin();
         for request in batch.drain(..) {
             match &fate {
                 Ok(()) => fate = self.one(request, alone, &mut events, &mut waiting),
@@ -132,6 +143,7 @@ impl Writer {
             if !self.conn.is_autocommit() {
                 let _ = self.conn.execute_batch("ROLLBACK");
             }
+            self.note(e);
             tracing::error!(path = %self.path.display(), error = %e, "queue transaction failed");
         } else if !events.is_empty() {
             (self.options.committed)(events);
@@ -141,35 +153,64 @@ impl Writer {
         }
     }
 
+    /// Begins a transaction on a sound connection to the file that still is in its place (F44).
+    fn begin(&mut self) -> Result<(), StoreError> {
+        if self.broken {
+            self.conn = open::reopen(&self.path)?;
+            self.broken = false;
+        }
+        if Identity::of(&self.path) != Some(self.identity) {
+            return Err(StoreError::Gone { path: self.path.clone() });
+        }
+        Ok(self.conn.execute_batch("BEGIN IMMEDIATE")?)
+    }
+
+    /// Draws the consequences of an error for the requests to come.
+    fn note(&mut self, e: &StoreError) {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure};
+        match e {
+            StoreError::Full => self.reserve.release(),
+            StoreError::Sql(e) => {
+                let code = e.sqlite_error_code();
+                self.broken |= matches!(code, Some(DatabaseCorrupt | NotADatabase | SystemIoFailure));
+            }
+            _ => {}
+        }
+    }
+
     fn one(
-        &self,
+        &mut self,
         request: Box<dyn Request>,
         alone: bool,
         events: &mut Vec<Arc<Event>>,
         waiting: &mut Vec<Done>,
     ) -> Result<(), StoreError> {
-        let savepoint = |sql: &str| -> Result<(), StoreError> {
-            if !alone {
-                self.conn.prepare_cached(sql)?.execute([])?;
-            }
-            Ok(())
-        };
-        savepoint("SAVEPOINT request")?;
-        let mut tx = Tx { conn: &self.conn, now: (self.options.clock)(), host: &self.options.host, events: Vec::new() };
-        let (keep, done) = request.run(&mut tx);
+        if !alone {
+            self.conn.prepare_cached("SAVEPOINT request")?.execute([])?;
+        }
+        let now = (self.options.clock)();
+        let low = self.reserve.is_released();
+        let mut tx = Tx { conn: &self.conn, now, host: &self.options.host, low, events: Vec::new() };
+        let (outcome, done) = request.run(&mut tx);
         let made = tx.events;
         waiting.push(done);
+        if let Err(e) = &outcome {
+            self.note(e);
+        }
         if self.conn.is_autocommit() {
-            // SQLite itself undid the whole transaction (disk full, I/O error).
-            return Err(StoreError::Full);
+            // SQLite itself undid the whole transaction: disk full, I/O error.
+            return Err(outcome.err().unwrap_or(StoreError::Full));
         }
-        if keep {
-            events.extend(made.into_iter().map(Arc::new));
-        } else if alone {
-            self.conn.execute_batch("ROLLBACK; BEGIN")?;
-        } else {
-            savepoint("ROLLBACK TO request")?;
+        match (outcome, alone) {
+            (Ok(()), _) => events.extend(made.into_iter().map(Arc::new)),
+            (Err(_), true) => self.conn.execute_batch("ROLLBACK; BEGIN")?,
+            (Err(_), false) => {
+                self.conn.prepare_cached("ROLLBACK TO request")?.execute([])?;
+            }
         }
-        savepoint("RELEASE request")
+        if !alone {
+            self.conn.prepare_cached("RELEASE request")?.execute([])?;
+        }
+        Ok(())
     }
 }
