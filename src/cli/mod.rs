@@ -1,11 +1,8 @@
 //! The command line: one file a verb, glue only. Adding a verb is a file here, a line in [`Verb`] and one in [`main`].
 
-mod ask;
-mod attach;
-mod demo;
-mod doctor;
 pub mod exit;
-mod pool;
+mod hook;
+mod runner;
 mod wrap;
 
 use std::ffi::{OsStr, OsString};
@@ -33,24 +30,6 @@ struct Cli {
 enum Verb {
     /// Run any command under the wrapper
     Run(wrap::RunArgs),
-    /// Keep sets of sessions running
-    #[command(subcommand)]
-    Pool(pool::Pool),
-    /// Start, show, prompt and stop named sessions
-    #[command(subcommand)]
-    Session(pool::SessionVerb),
-    /// Show a session's terminal here; Ctrl-b d leaves it
-    Attach(attach::Attach),
-    /// Look at everything a run needs, and say what to do
-    Doctor {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show it all: two sessions, five tasks, scripted agents, and a table that compares
-    Demo(demo::DemoArgs),
-    #[command(name = "__fake-agent", hide = true)]
-    FakeAgent(demo::FakeAgentArgs),
     /// Wrap an agent whatever its name (what `--` turns into)
     #[command(name = FORCED, hide = true)]
     Forced(ForcedArgs),
@@ -77,6 +56,12 @@ pub fn main() -> ExitCode {
     if args.get(1).is_some_and(|verb| verb == crate::pty::GUARD_VERB) {
         return crate::pty::guard_main(&args[2..]);
     }
+    // So do what agents and panes start: nothing a person types.
+    match args.get(1).and_then(|verb| verb.to_str()) {
+        Some(hook::VERB) => return hook::main(&args[2..]),
+        Some(runner::VERB) => return runner::main(&args[2..]),
+        _ => {}
+    }
     force(&mut args);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -86,13 +71,7 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.verb {
-        Verb::Demo(args) => demo::run(&args).map(Into::into),
-        Verb::FakeAgent(args) => demo::fake_agent(&args).map(Into::into),
         Verb::Run(args) => wrap::run(&cli.wrap, args),
-        Verb::Pool(verb) => pool::pool(verb).map(Into::into),
-        Verb::Session(verb) => pool::session(verb).map(Into::into),
-        Verb::Attach(args) => attach::run(&args).map(Into::into),
-        Verb::Doctor { json } => doctor::run(json).map(Into::into),
         Verb::Forced(ForcedArgs { command }) | Verb::Agent(command) => wrap::agent(&cli.wrap, command),
     };
     done.unwrap_or_else(|e| {

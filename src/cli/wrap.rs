@@ -1,15 +1,24 @@
 //! `orchwrap <agent>` and `orchwrap run -- CMD`: wrap a command in place.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::Exit;
-use crate::ids::Name;
-use crate::pty::{FeedReceiver, IoHandle, Launch, StartError, Started};
-use crate::run::Seat;
+use super::runner::packs;
+use crate::clock;
+use crate::config::Dirs;
+use crate::extract::pattern::{Pack, Packs};
+use crate::ids::{Name, RunId};
+use crate::pty::StartError;
+use crate::pty::start::{InPlace, in_place, is_inside_a_wrap, open_events};
+use crate::run::{RunSpec, SPEC_VERSION, Seat};
 
 /// Options of a wrap in place; they stand before the agent's name.
 #[derive(Debug, Clone, Default, Args)]
@@ -62,12 +71,32 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 
 /// Wraps `command` in the terminal where it was typed.
 pub(super) fn run(outer: &WrapArgs, args: RunArgs) -> anyhow::Result<ExitCode> {
-    wrap(&merged(outer, args.wrap), args.agent, args.command)
+    let packs = packs();
+    let pack = match &args.agent {
+        Some(agent) => packs.get(agent).ok_or_else(|| unknown(&packs, agent))?,
+        None => pack_of(&packs, &args.command).unwrap_or_else(|| packs.generic()),
+    };
+    wrap(&merged(outer, args.wrap), pack, args.command)
 }
 
 /// Wraps an agent in the terminal where it was typed.
 pub(super) fn agent(options: &WrapArgs, command: Vec<OsString>) -> anyhow::Result<ExitCode> {
-    wrap(options, None, command)
+    let packs = packs();
+    let pack = pack_of(&packs, &command).ok_or_else(|| unknown(&packs, &command[0].to_string_lossy()))?;
+    wrap(options, pack, command)
+}
+
+fn pack_of<'p>(packs: &'p Packs, command: &[OsString]) -> Option<&'p Arc<Pack>> {
+    packs.for_command(command.first()?.to_str()?)
+}
+
+/// The nearest names, and how to wrap it all the same.
+fn unknown(packs: &Packs, name: &str) -> anyhow::Error {
+    let near = packs.nearest(name);
+    let meant = if near.is_empty() { String::new() } else { format!(" Did you mean {}?", near.join(" or ")) };
+    anyhow::anyhow!(
+        "no agent is called {name}.{meant} Any command runs under `orchwrap run -- {name}`; to add an agent, put a pack into ~/.config/orchwrap/patterns/{name}.toml (patterns/README.md shows how)"
+    )
 }
 
 /// Options count before and after `run`; the later one wins.
@@ -85,28 +114,68 @@ fn merged(outer: &WrapArgs, inner: WrapArgs) -> WrapArgs {
     }
 }
 
-fn wrap(options: &WrapArgs, _agent: Option<String>, argv: Vec<OsString>) -> anyhow::Result<ExitCode> {
+fn wrap(options: &WrapArgs, pack: &Arc<Pack>, argv: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    if is_inside_a_wrap() && options.events.is_none() && options.record.is_none() {
+        return Ok(pass_through(options, &argv));
+    }
     let cwd = match &options.dir {
-        Some(dir) => dir.clone(),
-        None => std::env::current_dir()?,
+        Some(dir) => dir.canonicalize().with_context(|| format!("change to {}", dir.display()))?,
+        None => std::env::current_dir().context("find the working folder: it is gone")?,
     };
-    let added = options.env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
-    let launch = Launch {
-        argv,
+    let agent = argv.first().map(|name| Path::new(name).file_name().unwrap_or(name).to_string_lossy().into_owned());
+    let agent = agent.unwrap_or_default();
+    let folder = cwd.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy());
+    let session = match &options.name {
+        Some(name) => name.clone(),
+        None => Name::sanitized(&format!("{agent}@{folder}"), "run"),
+    };
+    let spec = RunSpec {
+        v: SPEC_VERSION,
+        run: RunId::random(),
+        session,
+        pool: options.join.clone(),
+        agent,
+        pack: pack.id.clone(),
+        argv: argv.iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         cwd,
-        env: std::env::vars_os().chain(added).collect(),
         seat: Seat::Direct,
         size: None,
+        created: clock::wall(),
+        record: options.record.is_some(),
+        hooks: !options.no_hooks,
         status_reply: !options.no_status_reply,
-        stdin: None,
+        takes_tasks: options.join.is_some(),
+        attempt: None,
+        resume: None,
     };
-    Ok(ended(crate::pty::run(launch, watch)))
+    // Opened before anything starts, so that a mistake is told while it can still be mended.
+    let export = match &options.record {
+        Some(path) => Some((path.clone(), File::create(path).with_context(|| format!("create {}", path.display()))?)),
+        None => None,
+    };
+    let events = match &options.events {
+        Some(target) => vec![open_events(target).map_err(anyhow::Error::msg)?],
+        None => Vec::new(),
+    };
+    let added = options.env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
+    let env = std::env::vars_os().chain(added).collect();
+    let state = Dirs::from_env().map(|dirs| dirs.state()).ok();
+    Ok(ended(in_place(state.as_ref(), InPlace { spec, argv, env, pack: Arc::clone(pack), events, export })))
 }
 
-/// Reads the feed to its end.
-fn watch(_started: Started, _io: IoHandle, mut feed: FeedReceiver) {
-    let control = crossbeam_channel::never::<()>();
-    while !matches!(feed.recv_deadline(&control, None), crate::pty::Next::Ended) {}
+/// Becomes the command: the wrap around us sees it all already.
+fn pass_through(options: &WrapArgs, argv: &[OsString]) -> ExitCode {
+    let mut command = Command::new(&argv[0]);
+    command.args(&argv[1..]).envs(options.env.iter().map(|(k, v)| (k, v)));
+    if let Some(dir) = &options.dir {
+        command.current_dir(dir);
+    }
+    let source = command.exec();
+    let program = argv[0].to_string_lossy().into_owned();
+    ended(Err(match source.kind() {
+        std::io::ErrorKind::NotFound => StartError::NotFound { program },
+        _ => StartError::NotExecutable { program, source },
+    }))
 }
 
 /// The exit status for how a wrapped command ended; where it did not start, says why and ends as a shell does.

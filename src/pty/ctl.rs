@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use serde::Serialize;
 
 use crate::ctl::{Done, MAX_REQUEST_BYTES, Refusal, Request, Response};
@@ -23,8 +23,6 @@ use crate::sock;
 
 /// Connections at a time; one more is told so and closed.
 const MAX_CONNECTIONS: usize = 64;
-/// Requests waiting for the Observer; a connection waits when it is full.
-const MAX_WAITING: usize = 64;
 /// A client that takes none of its answer for so long is given up. Subscribers may take as long as they like.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long clients get to take their last lines once the run is over.
@@ -41,17 +39,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Answers. Nobody may be listening any more: that is the client's business.
-    pub fn ok(self, value: &impl Serialize) {
-        self.reply.send(line(&Response::Ok(value))).ok();
-    }
-
-    /// Says no.
-    pub fn refuse(self, code: &str, message: impl Into<String>) {
-        self.reply.send(refusal(code, message)).ok();
-    }
-
-    /// Splits off the way back, for an answer that takes a while.
+    /// What is asked, and the way back.
     pub fn split(self) -> (Request, Answerer) {
         (self.request, Answerer { reply: self.reply })
     }
@@ -87,10 +75,10 @@ fn refusal(code: &str, message: impl Into<String>) -> String {
 
 /// What the connections share.
 #[derive(Debug)]
-struct Shared {
+struct Shared<T> {
     journal: PathBuf,
     tail: Arc<Tail>,
-    ask: Sender<Asked>,
+    ask: Sender<T>,
     open: Mutex<Open>,
     closed: Condvar,
 }
@@ -102,7 +90,7 @@ struct Open {
     over: bool,
 }
 
-impl Shared {
+impl<T> Shared<T> {
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,24 +98,26 @@ impl Shared {
 
 /// The listening socket of a run.
 #[derive(Debug)]
-pub struct Server {
+pub struct Server<T> {
     path: PathBuf,
     listener: UnixListener,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<T>>,
 }
 
-/// Binds the socket of a run and serves it; requests come out of the receiver.
-pub fn serve(dir: &RunDir, tail: Arc<Tail>) -> io::Result<(Server, Receiver<Asked>)> {
+/// Requests that may wait in the Observer's channel; a connection waits when it is full.
+pub const MAX_WAITING: usize = 64;
+
+/// Binds the socket of a run and serves it; requests go to `ask`.
+pub fn serve<T: From<Asked> + Send + 'static>(dir: &RunDir, tail: Arc<Tail>, ask: Sender<T>) -> io::Result<Server<T>> {
     let path = dir.ctl_sock();
     let listener = sock::bind(&path)?;
-    let (ask, asked) = crossbeam_channel::bounded(MAX_WAITING);
     let shared = Arc::new(Shared { journal: dir.events(), tail, ask, open: Mutex::default(), closed: Condvar::new() });
     let (accepting, theirs) = (listener.try_clone()?, Arc::clone(&shared));
     thread::Builder::new().name("ctl".into()).stack_size(STACK_BYTES).spawn(move || accept(&accepting, &theirs))?;
-    Ok((Server { path, listener, shared }, asked))
+    Ok(Server { path, listener, shared })
 }
 
-impl Server {
+impl<T> Server<T> {
     /// Takes the socket away and lets those connected take their last lines, for a bounded time.
     ///
     /// The journal must be closed before: that is what ends subscribers.
@@ -152,7 +142,7 @@ impl Server {
     }
 }
 
-fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+fn accept<T: From<Asked> + Send + 'static>(listener: &UnixListener, shared: &Arc<Shared<T>>) {
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -199,13 +189,13 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     }
 }
 
-fn forget(shared: &Shared, id: u64) {
+fn forget<T>(shared: &Shared<T>, id: u64) {
     shared.open().streams.remove(&id);
     shared.closed.notify_all();
 }
 
 /// Serves one connection: request, answer, and so on until the client hangs up.
-fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
+fn converse<T: From<Asked>>(stream: UnixStream, shared: &Shared<T>) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut out = stream;
     let mut buffer = Vec::new();
@@ -225,7 +215,7 @@ fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
             Ok(request) => {
                 let (reply, answer) = crossbeam_channel::bounded(1);
                 let gone = || refusal("exited", "the agent has exited");
-                let text = match shared.ask.send(Asked { request, reply }) {
+                let text = match shared.ask.send(Asked { request, reply }.into()) {
                     Ok(()) => answer.recv().unwrap_or_else(|_| gone()),
                     Err(_) => gone(),
                 };
@@ -235,7 +225,7 @@ fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-fn subscribe(mut out: UnixStream, shared: &Shared, from: u64) -> io::Result<()> {
+fn subscribe<T>(mut out: UnixStream, shared: &Shared<T>, from: u64) -> io::Result<()> {
     let reader = JournalReader::open(&shared.journal, from)?;
     out.write_all(line(&Response::Ok(Done {})).as_bytes())?;
     out.set_write_timeout(None)?;
@@ -247,6 +237,8 @@ fn subscribe(mut out: UnixStream, shared: &Shared, from: u64) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossbeam_channel::Receiver;
+
     use crate::extract::event::{Body, Draft, Source};
     use crate::ids::RunId;
     use crate::pty::client::{Ctl, CtlError};
@@ -266,7 +258,7 @@ mod tests {
         _root: tempfile::TempDir,
         dir: RunDir,
         journal: Journal,
-        server: Server,
+        server: Server<Asked>,
         asked: Receiver<Asked>,
     }
 
@@ -275,7 +267,8 @@ mod tests {
         let dir = RunDir::at(root.path());
         let stamp = Stamp { host: "h".into(), session: "s".parse().unwrap(), run: RunId::random() };
         let journal = Journal::create(&dir.events(), stamp, Mask::default()).unwrap();
-        let (server, asked) = serve(&dir, journal.tail()).unwrap();
+        let (ask, asked) = crossbeam_channel::bounded(MAX_WAITING);
+        let server = serve(&dir, journal.tail(), ask).unwrap();
         Fixture { _root: root, dir, journal, server, asked }
     }
 
@@ -284,8 +277,8 @@ mod tests {
         let f = fixture();
         let asked = f.asked.clone();
         let observer = thread::spawn(move || {
-            asked.recv().unwrap().ok(&Done {});
-            asked.recv().unwrap().refuse("not_asking", "nothing is asked");
+            asked.recv().unwrap().split().1.ok(&Done {});
+            asked.recv().unwrap().split().1.refuse("not_asking", "nothing is asked");
         });
         let ctl = Ctl::connect(&f.dir).unwrap();
         ctl.interrupt().unwrap();

@@ -20,6 +20,7 @@ use crate::clock;
 use crate::extract::event::{Body, Draft, Event, Source};
 use crate::ids::{AttemptKey, Name, RunId};
 use crate::pty::mask::Mask;
+use crate::run::RunSpec;
 
 /// Lines kept in memory while the disk refuses them; what comes on top is counted and becomes one `gap`.
 const PENDING_MAX_BYTES: usize = 1024 * 1024;
@@ -42,6 +43,14 @@ pub struct Stamp {
     pub session: Name,
     /// The run.
     pub run: RunId,
+}
+
+impl Stamp {
+    /// The stamp of a run on this host.
+    pub fn of(spec: &RunSpec) -> Self {
+        let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Self { host, session: spec.session.clone(), run: spec.run.clone() }
+    }
 }
 
 /// The writer of a journal: one per run, owned by the Observer.
@@ -144,16 +153,12 @@ impl Journal {
             session: Some(self.stamp.session.clone()),
             run: Some(self.stamp.run.clone()),
             attempt,
-            body: draft.body,
+            body: self.mask.cover_body(draft.body),
             source: draft.source,
             rule: draft.rule,
             span: draft.span,
         };
-        let mut json = serde_json::to_value(event).expect("an event has string keys and finite numbers");
-        if let Some(data) = json.get_mut("data") {
-            self.mask.cover_json(data);
-        }
-        let mut line = json.to_string();
+        let mut line = serde_json::to_string(&event).expect("an event has string keys and finite numbers");
         line.push('\n');
         line
     }

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 
+use crate::extract::event::Body;
+
 /// Shorter values are too common to be covered without harm.
 const MIN_BYTES: usize = 8;
 /// Words in the name of a variable whose value is a secret.
@@ -44,6 +46,16 @@ impl Mask {
         )
     }
 
+    /// Covers one more value, whatever it is called.
+    #[must_use]
+    pub fn and(mut self, secret: &[u8]) -> Self {
+        if secret.len() < MIN_BYTES {
+            return self;
+        }
+        self.secrets.push(secret.to_vec());
+        Self::of(self.secrets)
+    }
+
     /// Covers these values.
     pub fn of(mut secrets: Vec<Vec<u8>>) -> Self {
         secrets.sort();
@@ -70,11 +82,20 @@ impl Mask {
         self.secrets.iter().map(longest).max().unwrap_or(0)
     }
 
-    /// Covers secrets in the texts of an event's data.
-    pub(crate) fn cover_json(&self, data: &mut Value) {
+    /// Covers secrets in the texts of an event.
+    pub(crate) fn cover_body(&self, body: Body) -> Body {
         if self.find.is_none() {
-            return;
+            return body;
         }
+        let mut json = serde_json::to_value(&body).unwrap_or_default();
+        if let Some(data) = json.get_mut("data") {
+            self.cover_json(data);
+        }
+        // Only free texts are covered, so it reads back; where it does not, the text is worth less than the secret.
+        serde_json::from_value(json).unwrap_or(Body::Note { code: "masked".into(), text: body.kind() })
+    }
+
+    fn cover_json(&self, data: &mut Value) {
         match data {
             Value::String(text) => {
                 let mut bytes = std::mem::take(text).into_bytes();

@@ -17,6 +17,8 @@ mod memo;
 pub mod record;
 mod run;
 pub mod rundir;
+pub mod session;
+pub mod start;
 mod tty;
 mod wire;
 

@@ -76,6 +76,15 @@ pub fn private_dir(path: &Path) -> Result<(), RunDirError> {
 
 /// Makes the folder of a run: `run.json` (synced), its environment and its token, all for our own user only.
 pub fn create(state: &StateDir, spec: &RunSpec, env: &[(OsString, OsString)]) -> Result<RunDir, RunDirError> {
+    let dir = create_unsynced(state, spec, env)?;
+    for path in [&dir.spec(), dir.path(), &state.runs()] {
+        File::open(path).and_then(|f| f.sync_all()).map_err(io_error("sync", path))?;
+    }
+    Ok(dir)
+}
+
+/// The same without waiting for the disk: for a run that begins in this process, and would not outlive a power cut.
+pub fn create_unsynced(state: &StateDir, spec: &RunSpec, env: &[(OsString, OsString)]) -> Result<RunDir, RunDirError> {
     private_dir(state.root())?;
     private_dir(&state.runs())?;
     let dir = state.run(&spec.run);
@@ -86,9 +95,6 @@ pub fn create(state: &StateDir, spec: &RunSpec, env: &[(OsString, OsString)]) ->
     // Last, so that a folder with a `run.json` is whole.
     let json = serde_json::to_vec_pretty(spec).expect("a run spec has string keys only");
     write_private(&dir.spec(), &json)?;
-    for folder in [dir.path(), &state.runs()] {
-        File::open(folder).and_then(|f| f.sync_all()).map_err(io_error("sync", folder))?;
-    }
     Ok(dir)
 }
 
@@ -98,11 +104,10 @@ fn token() -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Writes a new file 0600 in place, synced.
+/// Writes a file 0600, in place.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), RunDirError> {
     let mut file = create_private(path).map_err(io_error("create", path))?;
-    file.set_len(0).and_then(|()| file.write_all(content)).map_err(io_error("write", path))?;
-    file.sync_all().map_err(io_error("sync", path))
+    file.set_len(0).and_then(|()| file.write_all(content)).map_err(io_error("write", path))
 }
 
 /// Reads `run.json`.

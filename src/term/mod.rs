@@ -1,5 +1,4 @@
-//! The terminal, pure: modes for the I/O thread, the screen and the keys for the extractor.
+//! The terminal's side of the stream: modes for the I/O thread, the screen for the extractor. Pure.
 
-pub(crate) mod keys;
 pub mod modes;
 pub mod screen;

@@ -58,7 +58,7 @@ impl Seen<'_> {
     }
 
     /// Whether a human's line stands there, or a human is typing one now.
-    pub fn human_at_it(&self, now: Duration) -> bool {
+    pub fn is_human_at_it(&self, now: Duration) -> bool {
         self.draft || self.composer_holds_text() || self.last_key.is_some_and(|at| now < at + HUMAN_QUIET)
     }
 }

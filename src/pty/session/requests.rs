@@ -1,0 +1,98 @@
+//! What clients of the control socket ask, answered from what the Observer knows.
+
+use std::time::Duration;
+
+use super::{Observer, Then};
+use crate::assign::deliver::Seen;
+use crate::ctl::{Done, ReportRequest, Request, Status};
+use crate::pty::ctl::{Answerer, Asked};
+
+impl Observer {
+    pub(super) fn asked(&mut self, asked: Asked) {
+        let (request, answer) = asked.split();
+        // What came before the request counts for it.
+        self.drain();
+        match request {
+            Request::State => answer.ok(&self.status()),
+            Request::Screen => answer.ok(&self.extractor.screen()),
+            Request::Send(send) => self.send(&send, answer),
+            Request::Answer { hash, text } => self.answer(&hash, &text, answer),
+            Request::Interrupt => {
+                let keys = self.ctx.pack.interrupt.clone().into_bytes();
+                // Our key is as good a witness as a human's.
+                self.extractor.typed(&keys, self.now);
+                self.note("interrupt", "the interrupt key was pressed on request");
+                self.write(keys, Then::Answer(answer));
+            }
+            Request::Resize { cols, rows } => match self.io.resize(cols, rows) {
+                Ok(()) => answer.ok(&Done {}),
+                Err(e) => answer.refuse("exited", e.to_string()),
+            },
+            Request::Stop { grace_ms } => match self.io.stop(Duration::from_millis(grace_ms)) {
+                Ok(()) => self.stopping.push(answer),
+                Err(e) => answer.refuse("exited", e.to_string()),
+            },
+            Request::Report(report) => self.report(&report, answer),
+            Request::Subscribe { .. } => answer.refuse("bad_request", "subscribers are served from the journal"),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let view = self.extractor.view();
+        let draft = Seen::from(&view).is_human_at_it(self.now);
+        Status {
+            run: self.ctx.spec.run.clone(),
+            state: view.state,
+            since_ms: u64::try_from(self.now.saturating_sub(view.since).as_millis()).unwrap_or(u64::MAX),
+            seq: self.journal.seq(),
+            asking: view.asking,
+            draft,
+            turns: view.turns,
+            last_send: self.last_send(),
+            wrapper: self.started.wrapper,
+            guard: self.started.guard,
+            child: self.started.child,
+            conversation: view.conversation.or_else(|| self.ctx.conversation.clone()),
+            setup: view.setup,
+        }
+    }
+
+    /// Types the answer to what is asked now, if that is what the person saw (T32).
+    fn answer(&mut self, hash: &str, text: &str, answer: Answerer) {
+        let view = self.extractor.view();
+        let Some((kind, ask)) = &view.asking else {
+            return answer.refuse("not_asking", "the agent asks nothing");
+        };
+        if ask.hash != hash {
+            return answer.refuse("stale_answer", "the agent asks something else by now: look again");
+        }
+        if self.answered.as_deref() == Some(hash) {
+            return answer.refuse("stale_answer", "this was answered already");
+        }
+        let Some(keys) = self.ctx.pack.answers.keys(*kind, ask, text) else {
+            let choices = if ask.options.is_empty() { "yes or no".to_owned() } else { ask.options.join(", ") };
+            return answer.refuse("bad_answer", format!("this can be answered with: {choices}"));
+        };
+        self.answered = Some(hash.to_owned());
+        self.note("answer", format!("answered on request: {text}"));
+        self.write(keys, Then::Answer(answer));
+    }
+
+    fn report(&mut self, report: &ReportRequest, answer: Answerer) {
+        if !same(report.token.trim_end().as_bytes(), self.ctx.token.as_bytes()) {
+            return answer.refuse("bad_token", "the report does not carry the token of this run");
+        }
+        match self.extractor.report(&report.adapter, &report.payload, self.now) {
+            Ok(()) => answer.ok(&Done {}),
+            Err(e) => {
+                self.note("bad_report", e.to_string());
+                answer.refuse("bad_report", e.to_string());
+            }
+        }
+    }
+}
+
+/// Compares without telling by its duration where the difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    !b.is_empty() && a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (x, y)| sum | (x ^ y)) == 0
+}
