@@ -119,6 +119,11 @@ impl RunDir {
         self.dir.join("env")
     }
 
+    /// What a one-shot reads on its standard input (0600).
+    pub fn prompt(&self) -> PathBuf {
+        self.dir.join("prompt")
+    }
+
     /// Secret that reports of this run must carry (0600).
     pub fn token(&self) -> PathBuf {
         self.dir.join("token")

@@ -1,7 +1,12 @@
 //! The command line: one file a verb, glue only. Adding a verb is a file here, a line in [`Verb`] and one in [`main`].
 
+mod ask;
+mod attach;
+mod demo;
+mod doctor;
 pub mod exit;
 mod hook;
+mod pool;
 mod runner;
 mod wrap;
 
@@ -30,6 +35,24 @@ struct Cli {
 enum Verb {
     /// Run any command under the wrapper
     Run(wrap::RunArgs),
+    /// Keep sets of sessions running
+    #[command(subcommand)]
+    Pool(pool::Pool),
+    /// Start, show, prompt and stop named sessions
+    #[command(subcommand)]
+    Session(pool::SessionVerb),
+    /// Show a session's terminal here; Ctrl-b d leaves it
+    Attach(attach::Attach),
+    /// Look at everything a run needs, and say what to do
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show it all: two sessions, five tasks, scripted agents, and a table that compares
+    Demo(demo::DemoArgs),
+    #[command(name = "__fake-agent", hide = true)]
+    FakeAgent(demo::FakeAgentArgs),
     /// Wrap an agent whatever its name (what `--` turns into)
     #[command(name = FORCED, hide = true)]
     Forced(ForcedArgs),
@@ -71,7 +94,13 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.verb {
+        Verb::Demo(args) => demo::run(&args).map(Into::into),
+        Verb::FakeAgent(args) => demo::fake_agent(&args).map(Into::into),
         Verb::Run(args) => wrap::run(&cli.wrap, args),
+        Verb::Pool(verb) => pool::pool(verb).map(Into::into),
+        Verb::Session(verb) => pool::session(verb).map(Into::into),
+        Verb::Attach(args) => attach::run(&args).map(Into::into),
+        Verb::Doctor { json } => doctor::run(json).map(Into::into),
         Verb::Forced(ForcedArgs { command }) | Verb::Agent(command) => wrap::agent(&cli.wrap, command),
     };
     done.unwrap_or_else(|e| {

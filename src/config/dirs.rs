@@ -46,6 +46,11 @@ impl Dirs {
         })
     }
 
+    /// Whether the state folder is the default one: then the tmux server of ours has the plain name.
+    pub fn is_default(&self) -> bool {
+        std::env::var_os("HOME").is_some_and(|home| self.state == PathBuf::from(home).join(".local/state/orchwrap"))
+    }
+
     /// The state folder.
     pub fn state(&self) -> StateDir {
         StateDir::new(&self.state)

@@ -11,6 +11,7 @@ mod ingest;
 pub mod lock;
 pub mod rpc;
 pub mod runs;
+pub mod seats;
 mod server;
 pub mod service;
 
@@ -28,9 +29,11 @@ use crate::extract::pattern::{PackError, Packs};
 use crate::paths::StateDir;
 use crate::queue::store::{self, Store, StoreError};
 use crate::telemetry;
+use crate::tmux::client::Tmux;
 
 pub use bus::Bus;
 pub use runs::{LiveRun, Runs};
+pub use seats::Seats;
 
 /// How long tasks of ours may take to notice that the daemon ends.
 const END_PATIENCE: Duration = Duration::from_secs(2);
@@ -81,6 +84,8 @@ pub struct Daemon {
     pub bus: Bus,
     /// The live runs.
     pub runs: Runs,
+    /// The sessions and their processes.
+    pub seats: Seats,
     /// How git is called.
     pub git: Git,
     /// Since when it runs.
@@ -104,8 +109,11 @@ impl Daemon {
             tracing::error!(?damage, "the queue database was damaged and came back from its backup");
         }
         let exe = std::env::current_exe().map_err(io("find this program"))?;
+        let runs = Runs::new(state.clone(), store.clone(), exe);
+        let tmux = Tmux::new(&state, dirs.is_default(), &config.tmux);
         Ok(Arc::new(Self {
-            runs: Runs::new(state.clone(), store.clone(), exe),
+            seats: Seats::new(state.clone(), store.clone(), runs.clone(), tmux),
+            runs,
             packs: RwLock::new(Arc::new(read_packs(&dirs))),
             dirs,
             state,
@@ -166,6 +174,7 @@ impl Daemon {
         tokio::spawn(server::accept(self.clone(), listener));
         discover::take_up(&self.runs).await?;
         tokio::spawn(watch.run(self.runs.clone()));
+        tokio::spawn(self.seats.clone().keep());
         loop {
             tokio::select! {
                 _ = term.recv() => break,

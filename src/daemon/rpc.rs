@@ -128,6 +128,55 @@ pub enum Call {
     /// Counts; [`super::service::Overview`].
     #[serde(rename = "status")]
     Status {},
+    /// Brings a pool up; [`super::service::PoolView`].
+    #[serde(rename = "pool.up")]
+    PoolUp(SeatRequest),
+    /// Stops a pool.
+    #[serde(rename = "pool.down")]
+    PoolDown {
+        /// Its name.
+        name: Name,
+    },
+    /// Pools and their sessions; [`super::service::PoolView`] for each.
+    #[serde(rename = "pool.ls")]
+    PoolLs {},
+    /// Changes the size of a pool; [`super::service::PoolView`].
+    #[serde(rename = "pool.scale")]
+    PoolScale {
+        /// Its name.
+        name: Name,
+        /// How many sessions.
+        size: u32,
+    },
+    /// Starts the sessions of a pool anew; [`super::service::PoolView`].
+    #[serde(rename = "pool.restart")]
+    PoolRestart {
+        /// Its name.
+        name: Name,
+    },
+    /// Makes and starts a named seat; [`super::service::SessionView`].
+    #[serde(rename = "session.start")]
+    SessionStart(SeatRequest),
+    /// Stops a session's process and keeps it stopped.
+    #[serde(rename = "session.stop")]
+    SessionStop {
+        /// Its name.
+        name: Name,
+    },
+    /// One session; [`super::service::SessionView`].
+    #[serde(rename = "session.show")]
+    SessionShow {
+        /// Its name.
+        name: Name,
+    },
+    /// Types a prompt for a person, outside the queue; [`crate::ctl::SendOutcome`].
+    #[serde(rename = "session.send")]
+    SessionSend {
+        /// Its name.
+        name: Name,
+        /// The prompt.
+        text: String,
+    },
     /// Ends the daemon; agents go on.
     #[serde(rename = "daemon.stop")]
     Stop {},
@@ -147,6 +196,50 @@ pub struct Submission {
     /// No branch was named: take the one where the folder stands.
     #[serde(default)]
     pub branch_here: bool,
+}
+
+/// Where the terminals of sessions are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Terminal {
+    /// Panes of our tmux server.
+    Tmux,
+    /// Terminals of their own that nobody looks at.
+    Detached,
+    /// None: each task is one command.
+    Oneshot,
+}
+
+/// How a pool or a session is launched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeatRequest {
+    /// Its name.
+    pub name: Name,
+    /// The agent; none: the one of that name.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// How many sessions, for a pool.
+    #[serde(default)]
+    pub size: Option<u32>,
+    /// Where they start.
+    pub cwd: std::path::PathBuf,
+    /// Arguments of the agent.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The environment of the person who asks: kept in the sessions' own files (0600), nowhere else.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// What they add to it.
+    #[serde(default)]
+    pub added: std::collections::BTreeMap<String, String>,
+    /// Where the terminals are.
+    pub terminal: Terminal,
+    /// The queue may send them prompts.
+    pub takes_tasks: bool,
+    /// Their agents report through hooks.
+    pub hooks: bool,
+    /// The OSC 7501 query is answered.
+    pub status_reply: bool,
 }
 
 /// Which tasks.

@@ -310,17 +310,38 @@ impl Runs {
 
     /// Makes the folder of a run without starting it: for whoever starts [`Runs::program`] elsewhere (a tmux pane) and
     /// then says [`Runs::adopt`].
-    pub async fn prepare(&self, spec: &RunSpec, env: &[(OsString, OsString)]) -> Result<RunDir, LaunchError> {
+    ///
+    /// `prompt` is what a one-shot reads on its standard input.
+    pub async fn prepare(
+        &self,
+        spec: &RunSpec,
+        env: &[(OsString, OsString)],
+        prompt: Option<String>,
+    ) -> Result<RunDir, LaunchError> {
         self.inner.store.add_run(spec.clone()).await?;
         let (state, spec, env) = (self.inner.state.clone(), spec.clone(), env.to_vec());
-        let made = tokio::task::spawn_blocking(move || rundir::create(&state, &spec, &env)).await;
+        let make = move || {
+            let dir = rundir::create(&state, &spec, &env)?;
+            if let Some(prompt) = prompt {
+                rundir::write_private(&dir.prompt(), prompt.as_bytes())?;
+            }
+            Ok::<_, RunDirError>(dir)
+        };
+        let made = tokio::task::spawn_blocking(make).await;
         Ok(made.expect("making a folder does not panic")?)
     }
 
     /// Starts a run that needs no terminal of ours, and waits until its wrapper answers.
-    pub async fn launch(&self, spec: RunSpec, env: Vec<(OsString, OsString)>) -> Result<Arc<LiveRun>, LaunchError> {
+    ///
+    /// `prompt` is what a one-shot reads on its standard input.
+    pub async fn launch(
+        &self,
+        spec: RunSpec,
+        env: Vec<(OsString, OsString)>,
+        prompt: Option<String>,
+    ) -> Result<Arc<LiveRun>, LaunchError> {
         debug_assert!(matches!(spec.seat, Seat::Detached | Seat::Oneshot), "panes are started by their tmux server");
-        let dir = self.prepare(&spec, &env).await?;
+        let dir = self.prepare(&spec, &env, prompt).await?;
         let words = dir.path().join("stderr");
         let mut child = match self.spawn(&dir, &words) {
             Ok(child) => child,

@@ -151,6 +151,15 @@ async fn answer(daemon: &Arc<Daemon>, call: Call, out: &mut Out) -> Result<Value
         Call::TaskVerb { ids, verb, note } => value(&daemon.say(ids, &verb, note).await?),
         Call::Events(query) => daemon.events(query, out).await,
         Call::Ls {} => value(&daemon.seats_view().await?),
+        Call::PoolUp(asked) => value(&daemon.pool_up(asked).await?),
+        Call::PoolDown { name } => value(&daemon.seats.pool_down(&name).await?),
+        Call::PoolLs {} => value(&daemon.pools().await?),
+        Call::PoolScale { name, size } => value(&daemon.pool_scale(&name, size).await?),
+        Call::PoolRestart { name } => value(&daemon.pool_restart(&name).await?),
+        Call::SessionStart(asked) => value(&daemon.session_start(asked).await?),
+        Call::SessionStop { name } => value(&daemon.seats.session_stop(&name).await?),
+        Call::SessionShow { name } => value(&daemon.session_view(&name).await?),
+        Call::SessionSend { name, text } => value(&daemon.session_send(&name, &text).await?),
         Call::Status {} => value(&daemon.overview().await?),
         Call::Stop {} => {
             daemon.stop();

@@ -1,21 +1,39 @@
 //! The stream: bytes and reports in, typed events out. Everything here is pure; time is an argument.
 
 pub mod adapters;
+pub mod cast;
 pub mod event;
+mod machine;
+mod markdown;
 pub mod pattern;
-pub(crate) mod scanner;
+pub(crate) mod rules;
+mod scanner;
 pub mod signal;
-pub(crate) mod status;
+mod status;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::extract::adapters::AdapterError;
-use crate::extract::event::{Ask, AskKind, Draft, SessionState};
+use crate::clock::Timestamp;
+use crate::extract::adapters::{AdapterError, Reports};
+use crate::extract::event::{Ask, AskKind, Draft, FailReason, LimitKind, SessionState, Source, Span};
+use crate::extract::machine::{Config, Eyes, Machine};
 use crate::extract::pattern::Pack;
-use crate::term::screen::ScreenText;
+use crate::extract::rules::{Composer, Rules, Verdict};
+use crate::extract::scanner::{Hit, Scanner};
+use crate::extract::status::Status;
+use crate::term::keys::{Key, Keys};
+use crate::term::screen::{Grid, Screen, ScreenText, blank};
+
+/// The screen is compared after this much quiet, ..
+const QUIET: Duration = Duration::from_millis(30);
+/// .. at the latest this long after a change, ..
+const LAGGING: Duration = Duration::from_millis(100);
+/// .. and at the end of a synchronized frame, but not more often than this.
+const FRAME: Duration = Duration::from_millis(16);
 
 /// How an [`Extractor`] is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +64,7 @@ pub struct View {
     /// Conversation id as the agent calls it.
     pub conversation: Option<String>,
     /// The agent's session file, where it told.
-    pub transcript: Option<std::path::PathBuf>,
+    pub transcript: Option<PathBuf>,
     /// Why it needs a human, in state `setup`.
     pub setup: Option<String>,
     /// The agent switched bracketed paste on.
@@ -61,71 +79,273 @@ pub struct View {
 /// the same events.
 #[derive(Debug)]
 pub struct Extractor {
-    _pack: Arc<Pack>,
+    scanner: Scanner,
+    keys: Keys,
+    reports: Reports,
+    core: Core,
+}
+
+/// Everything that the bytes and the time act on.
+#[derive(Debug)]
+struct Core {
     options: Options,
+    /// Whether the pack trusts status reports in the stream.
+    status: bool,
+    grid: Grid,
+    sight: Sight,
+    machine: Machine,
+    bracketed_paste: bool,
+    last_key: Option<Duration>,
+    /// Text was typed since the line was last submitted or emptied: counts where no input box is seen.
+    half_typed: bool,
+    composer: Option<Composer>,
+    /// When the first change came that was not looked at yet.
+    dirty: Option<Duration>,
+    last_output: Duration,
+    last_look: Option<Duration>,
+}
+
+/// What the screen shows and what it means.
+#[derive(Debug)]
+struct Sight {
+    pack: Arc<Pack>,
+    /// Compiled when the first frame is looked at: a run that ends before costs nothing.
+    rules: Option<Rules>,
+    text: ScreenText,
+    title: String,
+    titled: bool,
+}
+
+impl Eyes for Sight {
+    fn verdict(&self) -> Verdict {
+        self.rules.as_ref().map(|r| r.verdict(&self.text)).unwrap_or_default()
+    }
+
+    fn reason(&self, message: &str) -> Option<(FailReason, Option<LimitKind>)> {
+        match &self.rules {
+            Some(rules) => rules.reason(message),
+            None => Rules::new(&self.pack).reason(message),
+        }
+    }
 }
 
 impl Extractor {
     /// A reader for a run of `pack`'s agent that starts now, at time zero.
     pub fn new(pack: Arc<Pack>, options: Options) -> Self {
-        Self { _pack: pack, options }
+        let config = Config {
+            reports: options.reports,
+            self_resumes: pack.self_resumes,
+            idle: Duration::from_millis(pack.idle_ms),
+        };
+        let core = Core {
+            options,
+            status: pack.adapters.iter().any(|a| a == status::PROTOCOL),
+            grid: Grid::new(options.cols, options.rows),
+            sight: Sight {
+                pack,
+                rules: None,
+                text: blank(options.cols, options.rows),
+                title: String::new(),
+                titled: false,
+            },
+            machine: Machine::new(config),
+            bracketed_paste: false,
+            last_key: None,
+            half_typed: false,
+            composer: None,
+            dirty: None,
+            last_output: Duration::ZERO,
+            last_look: None,
+        };
+        Self { scanner: Scanner::new(), keys: Keys::default(), reports: Reports::new(), core }
+    }
+
+    /// Tells the wall-clock time of the start of the run: times of day in the agent's words (when a limit ends) need it.
+    pub fn started_at(&mut self, wall: Timestamp) {
+        self.core.machine.started_at(wall);
     }
 
     /// Takes output of the agent; `off` counts from the start of the run.
-    pub fn feed(&mut self, _bytes: &[u8], _off: u64, _now: Duration) {}
+    pub fn feed(&mut self, bytes: &[u8], off: u64, now: Duration) {
+        self.tick(now);
+        let Self { scanner, core, .. } = self;
+        let mut drawn = 0;
+        scanner.scan(bytes, off, |hit, next| match hit {
+            Hit::FrameEnd => {
+                core.grid.process(&bytes[drawn..next]);
+                drawn = next;
+                core.touched(now);
+                if core.last_look.is_none_or(|at| now >= at + FRAME) {
+                    core.look(now);
+                }
+            }
+            Hit::Osc { code, data, len } => core.osc(code, data, Span { off: off + next as u64 - len, len }, now),
+            Hit::Mode { mode: 2004, set } => core.bracketed_paste = set,
+            Hit::Reset => core.bracketed_paste = false,
+            Hit::Mode { .. } | Hit::Bell => {}
+        });
+        if drawn < bytes.len() {
+            core.grid.process(&bytes[drawn..]);
+            core.touched(now);
+        }
+    }
+
+    /// Takes the news that output was not seen: what stands on the screen is not known until it is drawn anew.
+    pub fn gap(&mut self, now: Duration) {
+        self.tick(now);
+        self.scanner = Scanner::new();
+        self.core.grid = Grid::new(self.core.options.cols, self.core.options.rows);
+    }
 
     /// Takes what a human typed; terminal replies in it (focus, DA1, CPR, ..) are not keys.
-    pub fn typed(&mut self, _bytes: &[u8], _now: Duration) {}
+    pub fn typed(&mut self, bytes: &[u8], now: Duration) {
+        self.tick(now);
+        let Self { keys, core, .. } = self;
+        keys.feed(bytes, |key| core.key(key, now));
+    }
 
     /// Takes a prompt of ours at the moment its Enter is written.
-    pub fn prompt(&mut self, _hash: &str, _text: &str, _now: Duration) {}
+    pub fn prompt(&mut self, hash: &str, text: &str, now: Duration) {
+        self.tick(now);
+        self.core.machine.prompt(hash, text, now);
+    }
+
+    /// Takes the news that we pressed the interrupt key.
+    pub fn interrupt(&mut self, now: Duration) {
+        self.tick(now);
+        self.core.machine.interrupt_key(now);
+    }
 
     /// Takes a report of a side channel.
-    pub fn report(&mut self, adapter: &str, payload: &Value, _now: Duration) -> Result<(), AdapterError> {
-        adapters::decode(adapter, payload).map(drop)
+    pub fn report(&mut self, adapter: &str, payload: &Value, now: Duration) -> Result<(), AdapterError> {
+        let signals = self.reports.decode(adapter, payload)?;
+        self.tick(now);
+        let Core { machine, sight, .. } = &mut self.core;
+        for signal in signals {
+            machine.signal(signal, None, now, sight);
+        }
+        Ok(())
     }
 
     /// Takes a new size of the terminal.
-    pub fn resize(&mut self, cols: u16, rows: u16, _now: Duration) {
-        self.options = Options { cols, rows, ..self.options };
+    pub fn resize(&mut self, cols: u16, rows: u16, now: Duration) {
+        self.tick(now);
+        self.core.options = Options { cols, rows, ..self.core.options };
+        self.core.grid.resize(cols, rows);
+        self.core.touched(now);
     }
 
     /// Takes the time; to be called when [`Self::deadline`] is reached.
-    pub fn tick(&mut self, _now: Duration) {}
+    pub fn tick(&mut self, now: Duration) {
+        let core = &mut self.core;
+        if core.look_due().is_some_and(|due| due <= now) {
+            core.look(now);
+        }
+        core.machine.tick(now, &core.sight);
+    }
 
     /// Returns when [`Self::tick`] is wanted next; none while nothing is pending.
     pub fn deadline(&self) -> Option<Duration> {
-        None
+        [self.core.look_due(), self.core.machine.deadline()].into_iter().flatten().min()
     }
 
     /// Takes the end of the agent, as exit code or signal; none where it is not known.
-    pub fn exited(&mut self, _ended: Option<(Option<i32>, Option<i32>)>, _now: Duration) {}
+    pub fn exited(&mut self, _ended: Option<(Option<i32>, Option<i32>)>, now: Duration) {
+        self.tick(now);
+        let core = &mut self.core;
+        core.look(now);
+        core.machine.exited(now, &core.sight);
+    }
 
     /// Returns the events since the last call.
     pub fn drain(&mut self) -> Vec<Draft> {
-        Vec::new()
+        self.core.machine.drain()
     }
 
     /// Returns what the run is doing.
     pub fn view(&self) -> View {
+        let core = &self.core;
+        let (state, since) = core.machine.state();
         View {
-            state: SessionState::Starting,
-            since: Duration::ZERO,
-            asking: None,
-            draft: false,
-            last_key: None,
-            turns: 0,
-            conversation: None,
-            transcript: None,
-            setup: None,
-            bracketed_paste: false,
-            composer: None,
+            state,
+            since,
+            asking: core.machine.asking(),
+            draft: core.composer.as_ref().map_or(core.half_typed, |c| !c.text.is_empty()),
+            last_key: core.last_key,
+            turns: core.machine.turns(),
+            conversation: core.machine.conversation().map(str::to_owned),
+            transcript: core.machine.transcript().cloned(),
+            setup: core.machine.setup().map(str::to_owned),
+            bracketed_paste: core.bracketed_paste,
+            composer: core.composer.as_ref().map(|c| c.text.clone()),
         }
     }
 
     /// Returns the visible rows.
     pub fn screen(&self) -> ScreenText {
-        let Options { cols, rows, .. } = self.options;
-        ScreenText { cols, rows, lines: Vec::new(), cursor: (0, 0), alternate: false }
+        let Options { cols, rows, .. } = self.core.options;
+        let mut text = blank(cols, rows);
+        self.core.grid.look(&mut text);
+        text
+    }
+}
+
+impl Core {
+    fn touched(&mut self, now: Duration) {
+        self.dirty.get_or_insert(now);
+        self.last_output = now;
+    }
+
+    fn look_due(&self) -> Option<Duration> {
+        self.dirty.map(|since| (self.last_output + QUIET).min(since + LAGGING))
+    }
+
+    /// Compares the screen with what it was.
+    fn look(&mut self, now: Duration) {
+        self.dirty = None;
+        self.last_look = Some(now);
+        let Self { sight, grid, machine, .. } = self;
+        let changed = grid.look(&mut sight.text);
+        if changed || std::mem::take(&mut sight.titled) {
+            let rules = sight.rules.get_or_insert_with(|| Rules::new(&sight.pack));
+            let reading = rules.read(&sight.text, &sight.title);
+            self.composer.clone_from(&reading.composer);
+            machine.level(&reading, Source::Screen, now, sight);
+        }
+    }
+
+    fn osc(&mut self, code: u16, data: &[u8], span: Span, now: Duration) {
+        match code {
+            0 | 2 => {
+                let title = String::from_utf8_lossy(data);
+                if self.sight.title != title {
+                    self.sight.title = title.into_owned();
+                    self.sight.titled = true;
+                    self.touched(now);
+                }
+            }
+            7501 if self.status => match status::parse(data) {
+                Some(Status::Says(signal)) => self.machine.signal(signal, Some(span), now, &self.sight),
+                Some(Status::Clear) => self.machine.status_cleared(),
+                None => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn key(&mut self, key: Key, now: Duration) {
+        self.last_key = Some(now);
+        match key {
+            Key::Text | Key::Other => self.half_typed |= key == Key::Text,
+            Key::Enter => {
+                self.half_typed = false;
+                self.machine.entered(now);
+            }
+            Key::Kill => self.half_typed = false,
+            Key::Escape | Key::CtrlC => {
+                self.half_typed = false;
+                self.machine.interrupt_key(now);
+            }
+        }
     }
 }

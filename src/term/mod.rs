@@ -1,4 +1,5 @@
-//! The terminal's side of the stream: modes for the I/O thread, the screen for the extractor. Pure.
+//! The terminal, pure: modes for the I/O thread, the screen and the keys for the extractor.
 
+pub(crate) mod keys;
 pub mod modes;
 pub mod screen;

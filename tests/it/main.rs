@@ -1,5 +1,6 @@
 //! End-to-end tests: real tmux, real git, real SQLite; each test in folders and sockets of its own.
 
+mod fake_agent;
 mod tidy;
 mod tmux;
 mod worktree;

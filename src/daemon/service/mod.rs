@@ -3,6 +3,7 @@
 mod add;
 mod events;
 mod overview;
+mod seats;
 mod tasks;
 mod wait;
 
@@ -15,6 +16,7 @@ use crate::queue::store::StoreError;
 pub use add::Added;
 pub(crate) use events::Sink;
 pub use overview::{Overview, SeatView};
+pub use seats::{PoolView, SessionView};
 pub use tasks::{TaskView, Why};
 pub use wait::{Waited, WaitedFor};
 

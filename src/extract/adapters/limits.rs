@@ -41,7 +41,7 @@ fn limit_kind(message: &str) -> Option<LimitKind> {
 
 /// Returns the time in `resets 12:49am (UTC)`, `resets Nov 24, 3pm (Europe/Berlin)`, `try again at 3:05 PM`: the first
 /// such time after `now`. A zone that is not named is taken for the machine's, as the agent does.
-fn resets_at(message: &str, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn resets_at(message: &str, now: Timestamp) -> Option<Timestamp> {
     let lower = message.to_lowercase();
     let tail = ["resets ", "try again at "].iter().find_map(|cue| lower.split_once(cue)).map(|(_, tail)| tail)?;
     // The zone's name keeps its case: take it from the original, which has the same length in ASCII text.

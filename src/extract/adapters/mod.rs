@@ -12,7 +12,7 @@ mod codex_notify;
 mod codex_rollout;
 mod content;
 mod json;
-mod limits;
+pub(crate) mod limits;
 mod plan;
 mod reports;
 #[cfg(test)]

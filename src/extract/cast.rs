@@ -1,0 +1,114 @@
+//! asciicast v2: a recording with its times, fed to an [`Extractor`] as the run was.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::extract::Extractor;
+use crate::extract::event::Draft;
+
+/// A line that is not asciicast.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {why}")]
+pub struct CastError {
+    /// From 1.
+    pub line: usize,
+    /// What was expected.
+    pub why: String,
+}
+
+/// What happened at a time of the recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moment {
+    /// The program wrote.
+    Output(String),
+    /// Somebody typed.
+    Input(String),
+    /// The terminal has a new size.
+    Resized(u16, u16),
+}
+
+/// A recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cast {
+    /// Columns at the start.
+    pub cols: u16,
+    /// Rows at the start.
+    pub rows: u16,
+    /// What happened, in order.
+    pub moments: Vec<(Duration, Moment)>,
+}
+
+impl Cast {
+    /// Parses a recording; markers and kinds of events that are not known are skipped.
+    pub fn parse(text: &str) -> Result<Self, CastError> {
+        let mut lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
+        let fault = |n: usize, why: &str| CastError { line: n + 1, why: why.to_owned() };
+        let (n, first) = lines.next().ok_or_else(|| fault(0, "empty: expected the header of an asciicast v2"))?;
+        let header: Value = serde_json::from_str(first).map_err(|e| fault(n, &e.to_string()))?;
+        let size = |key: &str| header[key].as_u64().and_then(|v| u16::try_from(v).ok());
+        let (Some(cols), Some(rows), Some(2)) = (size("width"), size("height"), header["version"].as_u64()) else {
+            return Err(fault(n, "expected the header of an asciicast v2: version 2, width and height"));
+        };
+        let mut moments = Vec::new();
+        for (n, line) in lines {
+            let (t, kind, data): (f64, String, String) =
+                serde_json::from_str(line).map_err(|_| fault(n, "expected [time, \"o\", \"text\"]"))?;
+            let at = Duration::try_from_secs_f64(t).map_err(|_| fault(n, "expected a time above 0"))?;
+            let moment = match kind.as_str() {
+                "o" => Moment::Output(data),
+                "i" => Moment::Input(data),
+                "r" => match data.split_once('x').map(|(c, r)| (c.parse(), r.parse())) {
+                    Some((Ok(c), Ok(r))) => Moment::Resized(c, r),
+                    _ => return Err(fault(n, "expected a size such as \"80x24\"")),
+                },
+                _ => continue,
+            };
+            moments.push((at, moment));
+        }
+        Ok(Self { cols, rows, moments })
+    }
+
+    /// Feeds the recording to `extractor` in its own time; returns what it said and when.
+    pub fn replay(&self, extractor: &mut Extractor) -> Vec<(Duration, Draft)> {
+        let (mut said, mut off, mut end) = (Vec::new(), 0, Duration::ZERO);
+        for (at, moment) in &self.moments {
+            advance(extractor, *at, &mut said);
+            match moment {
+                Moment::Output(text) => {
+                    extractor.feed(text.as_bytes(), off, *at);
+                    off += text.len() as u64;
+                }
+                Moment::Input(text) => extractor.typed(text.as_bytes(), *at),
+                Moment::Resized(cols, rows) => extractor.resize(*cols, *rows, *at),
+            }
+            said.extend(extractor.drain().into_iter().map(|d| (*at, d)));
+            end = *at;
+        }
+        extractor.exited(None, end);
+        said.extend(extractor.drain().into_iter().map(|d| (end, d)));
+        said
+    }
+}
+
+/// Lets the time pass until just before `to`, stopping wherever the extractor wants to be woken.
+fn advance(extractor: &mut Extractor, to: Duration, said: &mut Vec<(Duration, Draft)>) {
+    while let Some(due) = extractor.deadline().filter(|due| *due < to) {
+        extractor.tick(due);
+        said.extend(extractor.drain().into_iter().map(|d| (due, d)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_are_skipped_and_faults_have_a_line() {
+        let cast =
+            Cast::parse("{\"version\":2,\"width\":80,\"height\":24}\n[0.5,\"m\",\"x\"]\n[1.0,\"o\",\"hi\"]\n").unwrap();
+        assert_eq!(cast.moments, [(Duration::from_secs(1), Moment::Output("hi".into()))]);
+        assert_eq!(Cast::parse("{\"version\":2,\"width\":80,\"height\":24}\n[1]").unwrap_err().line, 2);
+        assert!(Cast::parse("{}").is_err());
+    }
+}

@@ -1,0 +1,465 @@
+//! L2: what the rows of a screen mean, by the rules of a pack.
+//!
+//! Rules see one frame, the current one, cut into regions around the input box; scrollback is never looked at, and
+//! a rule of a state holds only while its rows stand there.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::path::Path;
+
+use regex::Regex;
+
+use crate::extract::event::{AskKind, FailReason, LimitKind};
+use crate::extract::pattern::{AskRule, Condition, Pack, PackError, Pattern, Region, Says};
+use crate::term::screen::ScreenText;
+
+/// How many rows that end a turn are remembered, to tell new ones from old ones.
+const KNOWN_ROWS: usize = 64;
+
+/// What stands on the screen, as a state.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Level {
+    /// No rule matches.
+    Unknown,
+    Idle,
+    Working,
+    Asked(Menu),
+    Setup(String),
+    Hold,
+}
+
+/// A question as shown.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Menu {
+    pub(crate) kind: AskKind,
+    pub(crate) tool: Option<String>,
+    pub(crate) text: String,
+    pub(crate) options: Vec<String>,
+}
+
+/// The input box.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Composer {
+    /// What a human or we put there; a placeholder counts as nothing.
+    pub(crate) text: String,
+}
+
+/// One look at the screen.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    pub(crate) level: Level,
+    /// The rule behind the level.
+    pub(crate) rule: String,
+    pub(crate) composer: Option<Composer>,
+    /// The rule whose row, not seen before, says that a turn ended well.
+    pub(crate) done: Option<String>,
+}
+
+/// What the screen tells about the turn that just ended.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Verdict {
+    /// Rule and words of a failure.
+    pub(crate) failed: Option<(String, String)>,
+    /// The rule that says it was interrupted.
+    pub(crate) interrupted: Option<String>,
+    /// The last message, as far as it is visible, and whether it is exact.
+    pub(crate) message: Option<(String, bool)>,
+}
+
+#[derive(Debug)]
+struct Cond {
+    region: Region,
+    row: Regex,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    id: String,
+    says: Says,
+    all: Vec<Cond>,
+    none: Vec<Cond>,
+    ask: Option<CompiledAsk>,
+    what: String,
+}
+
+#[derive(Debug)]
+struct CompiledAsk {
+    from: Regex,
+    option: Regex,
+    skip: Option<Regex>,
+    ignore: Option<Regex>,
+    tool: Option<Regex>,
+}
+
+#[derive(Debug)]
+struct CompiledComposer {
+    row: Regex,
+    above: Option<Regex>,
+    below: Option<Regex>,
+    placeholder: Option<Regex>,
+}
+
+#[derive(Debug)]
+struct Transcript {
+    prompt: Regex,
+    queued: Option<Regex>,
+    message: Regex,
+    tool: Option<Regex>,
+}
+
+/// The compiled rules of a pack.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    rules: Vec<Compiled>,
+    composer: Option<CompiledComposer>,
+    transcript: Option<Transcript>,
+    failures: Vec<(Regex, FailReason, Option<LimitKind>)>,
+    /// Hashes of rows that ended turns, oldest first.
+    known: VecDeque<u64>,
+}
+
+/// Rows of a frame, cut around the input box.
+struct Layout {
+    composer: Range<usize>,
+    text: Option<String>,
+    above: Range<usize>,
+    footer: Range<usize>,
+    turn: Range<usize>,
+    tail: Range<usize>,
+}
+
+fn regex(p: &Pattern) -> Result<Regex, (usize, String)> {
+    // A size limit keeps a user's pattern from costing megabytes; matching is linear whatever it is (T29).
+    regex::RegexBuilder::new(p.get_ref())
+        .size_limit(1 << 20)
+        .build()
+        .map_err(|e| (p.span().start, e.to_string().lines().last().unwrap_or("not a regular expression").to_owned()))
+}
+
+fn maybe(p: Option<&Pattern>) -> Result<Option<Regex>, (usize, String)> {
+    p.map(regex).transpose()
+}
+
+impl Rules {
+    /// Compiles the rules of `pack`; built-in ones are known to be valid, others were checked when they were read.
+    pub(crate) fn new(pack: &Pack) -> Self {
+        Self::try_new(pack)
+            .unwrap_or_else(|(_, why)| panic!("the patterns of a pack are checked when it is read: {why}"))
+    }
+
+    fn try_new(pack: &Pack) -> Result<Self, (usize, String)> {
+        let conds = |list: &[Condition]| {
+            list.iter().map(|c| Ok(Cond { region: c.r#in, row: regex(&c.row)? })).collect::<Result<Vec<_>, _>>()
+        };
+        let mut specs: Vec<_> = pack.rules.iter().collect();
+        specs.sort_by_key(|r| std::cmp::Reverse(r.priority));
+        let mut rules = Vec::with_capacity(specs.len());
+        for spec in specs {
+            rules.push(Compiled {
+                id: spec.id.clone(),
+                says: spec.says,
+                all: conds(&spec.all)?,
+                none: conds(&spec.none)?,
+                ask: spec.ask.as_ref().map(compile_ask).transpose()?,
+                what: spec.what.clone().unwrap_or_else(|| "the agent wants a human".into()),
+            });
+        }
+        let composer = match &pack.composer {
+            Some(c) => Some(CompiledComposer {
+                row: regex(&c.row)?,
+                above: maybe(c.above.as_ref())?,
+                below: maybe(c.below.as_ref())?,
+                placeholder: maybe(c.placeholder.as_ref())?,
+            }),
+            None => None,
+        };
+        let transcript = match &pack.transcript {
+            Some(t) => Some(Transcript {
+                prompt: regex(&t.prompt)?,
+                queued: maybe(t.queued.as_ref())?,
+                message: regex(&t.message)?,
+                tool: maybe(t.tool.as_ref())?,
+            }),
+            None => None,
+        };
+        let failures =
+            pack.failures.iter().map(|f| Ok((regex(&f.like)?, f.reason, f.limit))).collect::<Result<_, _>>()?;
+        Ok(Self { rules, composer, transcript, failures, known: VecDeque::new() })
+    }
+
+    /// Reads a frame.
+    pub(crate) fn read(&mut self, screen: &ScreenText, title: &str) -> Reading {
+        let layout = self.layout(screen);
+        let composer = layout.text.clone().map(|text| Composer { text });
+        let (mut level, mut rule, mut done) = (Level::Unknown, String::new(), None);
+        for r in &self.rules {
+            let of_state = matches!(
+                r.says,
+                Says::Idle | Says::Working | Says::Permission | Says::Question | Says::Setup | Says::Hold
+            );
+            if of_state && level == Level::Unknown && r.matches(screen, &layout, title) {
+                level = r.level(screen);
+                rule.clone_from(&r.id);
+            }
+        }
+        for i in 0..self.rules.len() {
+            if self.rules[i].says == Says::Done && self.new_row(i, screen, &layout) {
+                done = Some(self.rules[i].id.clone());
+            }
+        }
+        Reading { level, rule, composer, done }
+    }
+
+    /// Reads what became of the turn that just ended.
+    pub(crate) fn verdict(&self, screen: &ScreenText) -> Verdict {
+        let layout = self.layout(screen);
+        let mut verdict = Verdict { message: self.message(screen, &layout).map(|m| (m, false)), ..Verdict::default() };
+        for r in &self.rules {
+            match r.says {
+                Says::Failed if verdict.failed.is_none() && r.matches(screen, &layout, "") => {
+                    verdict.failed = Some((r.id.clone(), r.message(screen, &layout)));
+                }
+                Says::Interrupted if verdict.interrupted.is_none() && r.matches(screen, &layout, "") => {
+                    verdict.interrupted = Some(r.id.clone());
+                }
+                _ => {}
+            }
+        }
+        verdict
+    }
+
+    /// Returns what the words of a failure mean; for a usage limit also its kind.
+    pub(crate) fn reason(&self, message: &str) -> Option<(FailReason, Option<LimitKind>)> {
+        self.failures.iter().find_map(|(like, reason, limit)| like.is_match(message).then_some((*reason, *limit)))
+    }
+
+    /// Whether a row of this rule is there that was not seen before; all that are there count as seen from now on.
+    fn new_row(&mut self, rule: usize, screen: &ScreenText, layout: &Layout) -> bool {
+        let mut fresh = Vec::new();
+        for cond in &self.rules[rule].all {
+            for row in layout.rows(cond.region, screen) {
+                if cond.row.is_match(row) {
+                    let mut hasher = DefaultHasher::new();
+                    row.hash(&mut hasher);
+                    let hash = hasher.finish();
+                    if !self.known.contains(&hash) {
+                        fresh.push(hash);
+                    }
+                }
+            }
+        }
+        let any = !fresh.is_empty();
+        self.known.extend(fresh);
+        while self.known.len() > KNOWN_ROWS {
+            self.known.pop_front();
+        }
+        any
+    }
+
+    fn layout(&self, screen: &ScreenText) -> Layout {
+        let n = screen.lines.len();
+        let mut layout = Layout { composer: n..n, text: None, above: 0..n, footer: n..n, turn: 0..n, tail: 0..n };
+        if let Some((rows, text)) = self.composer.as_ref().and_then(|c| c.find(screen)) {
+            let borders = |re: &Option<Regex>| usize::from(re.as_ref().is_some_and(|r| !r.is_match("")));
+            let c = self.composer.as_ref().expect("it was just used");
+            layout.above = 0..rows.start.saturating_sub(borders(&c.above));
+            layout.footer = (rows.end + borders(&c.below)).min(n)..n;
+            layout.composer = rows;
+            layout.text = Some(text);
+        }
+        layout.turn = layout.above.clone();
+        if let Some(t) = &self.transcript {
+            let header = layout.above.clone().rev().find(|&i| {
+                t.prompt.is_match(&screen.lines[i])
+                    && !t.queued.as_ref().is_some_and(|q| {
+                        screen.lines[i + 1..layout.above.end]
+                            .iter()
+                            .take_while(|r| !r.is_empty())
+                            .any(|r| q.is_match(r))
+                    })
+            });
+            layout.turn = header.map_or(layout.above.start, |h| h + 1)..layout.above.end;
+            let last = layout.turn.clone().rev().find(|&i| t.message.is_match(&screen.lines[i]));
+            layout.tail = last.unwrap_or(layout.turn.start)..layout.turn.end;
+        }
+        layout
+    }
+
+    fn message(&self, screen: &ScreenText, layout: &Layout) -> Option<String> {
+        let t = self.transcript.as_ref()?;
+        let mut end = layout.turn.end;
+        for start in layout.turn.clone().rev() {
+            let Some(caps) = t.message.captures(&screen.lines[start]) else { continue };
+            let body = &screen.lines[start + 1..end];
+            let body: Vec<&String> = body.iter().take_while(|r| r.is_empty() || r.starts_with(' ')).collect();
+            if body.iter().any(|r| t.tool.as_ref().is_some_and(|tool| tool.is_match(r))) {
+                end = start;
+                continue;
+            }
+            let first = caps.name("text").map_or("", |m| m.as_str());
+            let mut text = first.to_owned();
+            for row in body {
+                text.push('\n');
+                text.push_str(row.strip_prefix("  ").unwrap_or(row.trim_start()));
+            }
+            return Some(text.trim_end().to_owned());
+        }
+        None
+    }
+}
+
+/// Checks every pattern of a pack that somebody wrote.
+pub(crate) fn check(pack: &Pack, file: &Path, text: &str) -> Result<(), PackError> {
+    Rules::try_new(pack).map(drop).map_err(|(at, why)| PackError {
+        file: file.to_owned(),
+        line: text[..at.min(text.len())].matches('\n').count() + 1,
+        why,
+    })
+}
+
+fn compile_ask(a: &AskRule) -> Result<CompiledAsk, (usize, String)> {
+    Ok(CompiledAsk {
+        from: regex(&a.from)?,
+        option: regex(&a.option)?,
+        skip: maybe(a.skip.as_ref())?,
+        ignore: maybe(a.ignore.as_ref())?,
+        tool: maybe(a.tool.as_ref())?,
+    })
+}
+
+impl CompiledComposer {
+    /// Finds the input box and the text in it.
+    fn find(&self, screen: &ScreenText) -> Option<(Range<usize>, String)> {
+        let rows = &screen.lines;
+        (0..rows.len()).rev().find_map(|i| {
+            let caps = self.row.captures(&rows[i])?;
+            if let Some(above) = &self.above {
+                above.is_match(rows.get(i.checked_sub(1)?)?).then_some(())?;
+            }
+            let end = match &self.below {
+                Some(below) => i + 1 + rows[i + 1..].iter().position(|r| below.is_match(r))?,
+                None => i + 1 + rows[i + 1..].iter().take_while(|r| !r.is_empty()).count(),
+            };
+            let first = caps.name("text").map_or("", |m| m.as_str());
+            let start = caps.name("text").map_or(0, |m| rows[i][..m.start()].chars().count());
+            let mut text = first.to_owned();
+            for row in &rows[i + 1..end] {
+                text.push('\n');
+                text.push_str(row.trim());
+            }
+            // A placeholder stands behind the cursor, a draft before it.
+            let at_start = usize::from(screen.cursor.1) == i && usize::from(screen.cursor.0) <= start;
+            if let Some(placeholder) = &self.placeholder {
+                let empty = first.is_empty() || placeholder.is_match(first);
+                return (at_start && empty).then(|| (i..end, String::new())).or(Some((i..end, text)));
+            }
+            Some((i..end, if at_start { String::new() } else { text.trim().to_owned() }))
+        })
+    }
+}
+
+impl Layout {
+    fn rows<'s>(&self, region: Region, screen: &'s ScreenText) -> Box<dyn DoubleEndedIterator<Item = &'s str> + 's> {
+        let all = &screen.lines;
+        let slice = |r: &Range<usize>| Box::new(all[r.clone()].iter().map(String::as_str));
+        match region {
+            Region::Composer => slice(&self.composer),
+            Region::Above(None) => slice(&self.above),
+            Region::Above(Some(n)) => {
+                let rows = all[self.above.clone()].iter().map(String::as_str).filter(|r| !r.is_empty());
+                Box::new(rows.rev().take(n).collect::<Vec<_>>().into_iter().rev())
+            }
+            Region::Footer => slice(&self.footer),
+            Region::Turn => slice(&self.turn),
+            Region::Tail => slice(&self.tail),
+            Region::Bottom => Box::new(all.iter().rev().map(String::as_str).find(|r| !r.is_empty()).into_iter()),
+            Region::Screen => slice(&(0..all.len())),
+            Region::Title | Region::Line => Box::new(std::iter::empty()),
+        }
+    }
+}
+
+impl Compiled {
+    fn matches(&self, screen: &ScreenText, layout: &Layout, title: &str) -> bool {
+        let there = |c: &Cond| match c.region {
+            Region::Title => c.row.is_match(title),
+            region => layout.rows(region, screen).any(|row| c.row.is_match(row)),
+        };
+        self.all.iter().all(there) && !self.none.iter().any(there)
+    }
+
+    fn level(&self, screen: &ScreenText) -> Level {
+        let menu = |kind| {
+            Level::Asked(self.ask.as_ref().map_or_else(
+                || Menu { kind, tool: None, text: String::new(), options: Vec::new() },
+                |ask| ask.menu(kind, screen),
+            ))
+        };
+        match self.says {
+            Says::Idle => Level::Idle,
+            Says::Working => Level::Working,
+            Says::Permission => menu(AskKind::Permission),
+            Says::Question => menu(AskKind::Question),
+            Says::Setup => Level::Setup(self.what.clone()),
+            Says::Hold => Level::Hold,
+            Says::Done | Says::Failed | Says::Interrupted | Says::Error | Says::Test => Level::Unknown,
+        }
+    }
+
+    /// The group `message` of the first condition that has one, with the rows that go on from it.
+    fn message(&self, screen: &ScreenText, layout: &Layout) -> String {
+        for cond in &self.all {
+            let mut rows = layout.rows(cond.region, screen);
+            while let Some(row) = rows.next() {
+                let Some(m) = cond.row.captures(row).and_then(|c| c.name("message").map(|m| m.as_str().to_owned()))
+                else {
+                    continue;
+                };
+                let (mut text, mut full) = (m, row.chars().count() + 1 >= usize::from(screen.cols));
+                for next in rows.by_ref().take_while(|r| !r.is_empty() && !cond.row.is_match(r)) {
+                    // A word that fills the row to its edge was cut there; otherwise the break stood for a space.
+                    if !full {
+                        text.push(' ');
+                    }
+                    text.push_str(next.trim());
+                    full = next.chars().count() + 1 >= usize::from(screen.cols);
+                }
+                return text;
+            }
+        }
+        String::new()
+    }
+}
+
+impl CompiledAsk {
+    fn menu(&self, kind: AskKind, screen: &ScreenText) -> Menu {
+        let rows = &screen.lines;
+        let first_option = rows.iter().rposition(|r| self.option.is_match(r)).map_or(rows.len(), |last| {
+            // Choices stand together: walk up over them and their descriptions.
+            let mut first = last;
+            for i in (0..last).rev() {
+                if self.option.is_match(&rows[i]) {
+                    first = i;
+                } else if rows[i].is_empty() || self.from.is_match(&rows[i]) {
+                    break;
+                }
+            }
+            first
+        });
+        let from = rows[..first_option].iter().rposition(|r| self.from.is_match(r)).map_or(0, |i| i + 1);
+        let ignored = |r: &str| r.is_empty() || self.ignore.as_ref().is_some_and(|re| re.is_match(r));
+        let text: Vec<&str> = rows[from..first_option].iter().map(|r| r.trim()).filter(|r| !ignored(r)).collect();
+        let mut options: Vec<String> = Vec::new();
+        for row in rows[first_option..].iter() {
+            if let Some(option) = self.option.captures(row).and_then(|c| c.name("option")) {
+                options.push(option.as_str().trim().to_owned());
+            }
+        }
+        options.retain(|o| !self.skip.as_ref().is_some_and(|s| s.is_match(o)));
+        let named =
+            |re: &Regex, row: &String| re.captures(row).and_then(|c| c.name("tool").map(|m| m.as_str().to_owned()));
+        let tool = self.tool.as_ref().and_then(|re| rows[from..first_option].iter().find_map(|r| named(re, r)));
+        Menu { kind, tool, text: text.join("\n"), options }
+    }
+}
