@@ -147,7 +147,7 @@ impl Stage {
         self.pools.push(pool.to_owned());
         let mut args = vec!["pool", "up", pool, "--agent", "claude", "-n", "2"];
         if self.detached {
-            args.push("--detached");
+            args.extend(["--terminal", "detached"]);
         }
         args.extend(["--", "--permission-mode", "manual"]);
         self.verb(args).map(drop)

@@ -11,6 +11,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use orchwrap::demo::agent::{Fact, Ledger};
+use orchwrap::extract::event::Body;
+use orchwrap::extract::pattern::Packs;
+use orchwrap::extract::{Extractor, Options};
 
 /// Patience with one thing that has to show up; far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,6 +36,10 @@ struct Term {
     model: vt100::Parser,
     answers: Answers,
     dir: tempfile::TempDir,
+    /// Reads the same bytes with the shipped pack, as the wrapper does.
+    extractor: Extractor,
+    began: Instant,
+    events: Vec<Body>,
 }
 
 impl Term {
@@ -77,7 +84,10 @@ impl Term {
             }
         });
         let model = vt100::Parser::new(NonZero::new(40).unwrap(), NonZero::new(120).unwrap(), 0);
-        Self { child, input, output, raw: Vec::new(), model, answers, dir }
+        let pack = Packs::builtin().get(if dialect == "repl" { "ollama" } else { dialect }).unwrap().clone();
+        let extractor = Extractor::new(pack, Options { cols: 120, rows: 40, reports: false });
+        let began = Instant::now();
+        Self { child, input, output, raw: Vec::new(), model, answers, dir, extractor, began, events: Vec::new() }
     }
 
     fn path(&self) -> &Path {
@@ -101,6 +111,8 @@ impl Term {
     }
 
     fn write(&mut self, keys: &str) {
+        let now = self.began.elapsed();
+        self.extractor.typed(keys.as_bytes(), now);
         self.input.write_all(keys.as_bytes()).unwrap();
     }
 
@@ -141,8 +153,46 @@ impl Term {
         if !reply.is_empty() {
             self.write(&reply);
         }
+        let (off, now) = (self.raw.len() as u64, self.began.elapsed());
+        self.extractor.feed(bytes, off, now);
         self.raw.extend_from_slice(bytes);
         self.model.process(bytes);
+    }
+
+    /// What the shipped pack made of it so far: turns, questions, limits.
+    fn extracted(&mut self) -> Vec<&'static str> {
+        let now = self.began.elapsed();
+        while self.extractor.deadline().is_some_and(|at| at <= now) {
+            self.extractor.tick(now);
+        }
+        self.events.extend(self.extractor.drain().into_iter().map(|d| d.body));
+        let name = |body: &Body| {
+            Some(match body {
+                Body::TurnStarted {} => "started",
+                Body::TurnCompleted { .. } => "completed",
+                Body::TurnFailed { .. } => "failed",
+                Body::TurnInterrupted { .. } => "interrupted",
+                Body::PermissionAsked(_) => "permission",
+                Body::PermissionAnswered { .. } | Body::QuestionAnswered { .. } => "answered",
+                Body::QuestionAsked(_) => "question",
+                Body::LimitReached { .. } => "limit",
+                _ => return None,
+            })
+        };
+        self.events.iter().filter_map(name).collect()
+    }
+
+    /// Waits until the shipped pack says that something ended so.
+    fn until_extracted(&mut self, last: &str) {
+        self.until(&format!("{last} from the pack"), |t| t.extracted().last() == Some(&last));
+    }
+
+    /// Waits until the pack takes the session for ready.
+    fn until_idle(&mut self) {
+        self.until("idleness from the pack", |t| {
+            t.extracted();
+            t.extractor.view().state == orchwrap::extract::event::SessionState::Idle
+        });
     }
 
     fn exit_code(&mut self) -> i32 {
@@ -353,4 +403,72 @@ fn one_shots_print_the_structured_stream() {
     assert_eq!(code, Some(0));
     assert_eq!(lines.last().unwrap()["type"], "turn.completed");
     assert!(lines.iter().any(|l| l["item"]["exit_code"] == 0));
+}
+
+/// Plays every kind of turn, and returns what the shipped pack made of it.
+fn judged(dialect: &str, answers: Answers) -> Vec<&'static str> {
+    let mut term = Term::start(dialect, answers, "{}", &["--permission-mode", "manual"]);
+    let trap = "say: `API Error: 500` is what a broken server says.\\n\\n■ You’ve hit your usage limit.\\n\\nDo you want to proceed?\\n❯ 1. Yes\\n\\n✻ Cooked for 3s · done 1:00 AM\\n\\nesc to interrupt";
+    let turns: [(&str, Option<&str>, &str); 6] = [
+        ("think 300\nsay: It adds two numbers.", None, "completed"),
+        (&format!("think 300\n{trap}\nthink 300"), None, "completed"),
+        ("think 300\nask to run: touch made\nthink 300\nsay: Made.", Some("1"), "completed"),
+        ("think 300\nask to run: touch made\nsay: Made.", Some("\x1b"), "interrupted"),
+        ("think 300\nfail with 500", None, "failed"),
+        ("say: I begin.\nnever end", Some("\x1b"), "interrupted"),
+    ];
+    for (prompt, key, end) in turns {
+        term.until_idle();
+        let seen = term.extracted().len();
+        term.prompt(prompt);
+        match key {
+            Some("\x1b") if end == "interrupted" && prompt.contains("never") => {
+                term.until("words", |t| t.extracted().len() > seen && t.screen().contains("I begin."));
+                term.write("\x1b");
+            }
+            Some(key) => {
+                term.until_extracted("permission");
+                term.write(key);
+            }
+            None => {}
+        }
+        term.until(&format!("{end} from the pack for {prompt:?}"), |t| {
+            t.extracted().len() > seen && t.extracted().last() == Some(&end)
+        });
+    }
+    term.extracted()
+}
+
+const JUDGED: [&str; 16] = [
+    "started",
+    "completed",
+    "started",
+    "completed",
+    "started",
+    "permission",
+    "answered",
+    "completed",
+    "started",
+    "permission",
+    "answered",
+    "interrupted",
+    "started",
+    "failed",
+    "started",
+    "interrupted",
+];
+
+#[test]
+fn the_shipped_pack_reads_the_claude_dialect_by_its_status() {
+    assert_eq!(judged("claude", Answers::All), JUDGED);
+}
+
+#[test]
+fn the_shipped_pack_reads_the_claude_dialect_by_its_screen_alone() {
+    assert_eq!(judged("claude", Answers::Attributes), JUDGED);
+}
+
+#[test]
+fn the_shipped_pack_reads_the_codex_dialect() {
+    assert_eq!(judged("codex", Answers::Attributes), JUDGED);
 }
