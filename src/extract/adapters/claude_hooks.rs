@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::json::{list, owned, required, text};
-use super::{Report, Sheet, content, limits};
+use super::{Report, Sheet, content};
 use crate::extract::event::{AskKind, FailReason, Source};
 use crate::extract::signal::Claim;
 
@@ -33,7 +33,7 @@ pub(super) fn decode(payload: &Value) -> Result<Vec<Report>, String> {
         "StopFailure" if !sub => {
             let message = text(payload, "/last_assistant_message").unwrap_or("the turn failed").to_owned();
             let reason = fail_reason(text(payload, "/error").unwrap_or_default(), &message);
-            sheet.say("claude.stop_failure", limits::failure(reason, message, true, None));
+            sheet.say("claude.stop_failure", Claim::TurnFailed { reason, message });
         }
         "Notification" if text(payload, "/notification_type") == Some("idle_prompt") => {
             sheet.say("claude.idle_prompt", Claim::Idle);
@@ -64,14 +64,14 @@ fn asked(payload: &Value) -> Claim {
 
 /// The type of a failure, from the agent's word for it (`server_error`, `authentication_failed`, ..) and its message.
 pub(super) fn fail_reason(word: &str, message: &str) -> FailReason {
+    // A broken connection is told as a server error.
+    let broken = ["ECONN", "ENOTFOUND", "ETIMEDOUT", "Connection error", "Connection dropped", "fetch failed"];
     match word {
+        _ if broken.iter().any(|w| message.contains(w)) => FailReason::Network,
         "authentication_failed" | "oauth_org_not_allowed" | "billing_error" => FailReason::Auth,
         "rate_limit" => FailReason::RateLimit,
         "server_error" | "overloaded" => FailReason::Server,
         "invalid_request" | "model_not_found" | "max_output_tokens" => FailReason::Request,
-        _ if ["Connection", "connection", "ECONN", "timed out", "fetch failed"].iter().any(|w| message.contains(w)) => {
-            FailReason::Network
-        }
         _ => FailReason::Other,
     }
 }

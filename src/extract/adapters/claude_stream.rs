@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::claude_transcript::{blocks, tool_finished, usage};
 use super::json::{list, number, owned, required, text};
-use super::{Report, Sheet, limits};
+use super::{Report, Sheet};
 use crate::extract::event::{FailReason, Source};
 use crate::extract::signal::Claim;
 
@@ -54,7 +54,7 @@ fn result(line: &Value, sheet: &mut Sheet) {
         _ => FailReason::Other,
     };
     let message = answer.or_else(|| owned(line, "/subtype")).unwrap_or_default();
-    sheet.say("claude.stream.result", limits::failure(reason, message, false, None));
+    sheet.say("claude.stream.result", Claim::TurnFailed { reason, message });
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::claude_hooks::fail_reason;
 use super::json::{list, number, owned, text};
-use super::{Report, Sheet, content, limits};
+use super::{Report, Sheet, content};
 use crate::extract::event::{Body, Source};
 use crate::extract::signal::Claim;
 
@@ -85,8 +85,7 @@ fn assistant(line: &Value, sheet: &mut Sheet) {
     if line.get("isApiErrorMessage").and_then(Value::as_bool) == Some(true) {
         let message = list(line, "/message/content").iter().find_map(|p| owned(p, "/text")).unwrap_or_default();
         let reason = fail_reason(text(line, "/error").unwrap_or_default(), &message);
-        let now = text(line, "/timestamp").and_then(|t| t.parse().ok());
-        sheet.say("claude.transcript.api_error", limits::failure(reason, message, true, now));
+        sheet.say("claude.transcript.api_error", Claim::TurnFailed { reason, message });
         return;
     }
     blocks(line, sheet);

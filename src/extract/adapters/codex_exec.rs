@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::codex_rollout::fail_reason;
 use super::json::{number, owned, required, text};
-use super::{Report, Sheet, content, limits};
+use super::{Report, Sheet, content};
 use crate::extract::event::{Body, Source};
 use crate::extract::signal::Claim;
 
@@ -46,7 +46,7 @@ pub(super) fn decode(line: &Value) -> Result<Vec<Report>, String> {
         }
         "turn.failed" => {
             let message = text(line, "/error/message").unwrap_or("the turn failed").to_owned();
-            sheet.say("codex.exec.failed", limits::failure(fail_reason("", &message), message, false, None));
+            sheet.say("codex.exec.failed", Claim::TurnFailed { reason: fail_reason("", &message), message });
         }
         _ => {} // `error` is also each "Reconnecting.."
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::json::{list, number, owned, required, text};
-use super::{Report, Sheet, content, limits};
+use super::{Report, Sheet, content};
 use crate::extract::event::{Body, FailReason, Source};
 use crate::extract::signal::Claim;
 
@@ -87,8 +87,7 @@ fn ended(line: &Value, sheet: &mut Sheet) {
         Some(Value::Object(map)) => map.keys().next().map_or("", String::as_str),
         _ => "",
     };
-    let now = text(line, "/timestamp").and_then(|t| t.parse().ok());
-    sheet.say("codex.rollout.task_failed", limits::failure(fail_reason(kind, &message), message, false, now));
+    sheet.say("codex.rollout.task_failed", Claim::TurnFailed { reason: fail_reason(kind, &message), message });
 }
 
 /// The type of a failure, from the agent's word for it, else from its message.

@@ -1,43 +1,9 @@
-//! What an agent says when its provider stops it: which failure, which limit, until when.
+//! When a usage limit ends, in an agent's words.
 
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 
 use crate::clock::Timestamp;
-use crate::extract::event::{FailReason, LimitKind};
-use crate::extract::signal::Claim;
-
-/// Returns the claim for a failed turn: a usage limit where the words say so, else the failure.
-///
-/// `now` is when the agent said it, where the payload tells: a time of day alone needs it.
-pub(super) fn failure(reason: FailReason, message: String, self_resumes: bool, now: Option<Timestamp>) -> Claim {
-    match limit_kind(&message) {
-        Some(kind) => {
-            let resets_at = now.and_then(|now| resets_at(&message, now));
-            Claim::Limit { kind, resets_at, text: message, self_resumes }
-        }
-        None => Claim::TurnFailed { reason, message },
-    }
-}
-
-/// Returns which usage limit `message` announces. Rate limits of a key ("Request rejected (429)") are none: they pass.
-fn limit_kind(message: &str) -> Option<LimitKind> {
-    let lower = message.to_lowercase().replace('\u{2019}', "'");
-    let hit =
-        lower.contains("you've hit your") || lower.contains("usage limit reached") || lower.contains("out of credits");
-    if !hit || lower.contains("request rejected") {
-        return None;
-    }
-    Some(if lower.contains("week") {
-        LimitKind::Weekly
-    } else if lower.contains("credit") || lower.contains("spend") {
-        LimitKind::Credit
-    } else if lower.contains("resets") || lower.contains("try again") || lower.contains("hour") {
-        LimitKind::Window
-    } else {
-        LimitKind::Unknown
-    })
-}
 
 /// Returns the time in `resets 12:49am (UTC)`, `resets Nov 24, 3pm (Europe/Berlin)`, `try again at 3:05 PM`: the first
 /// such time after `now`. A zone that is not named is taken for the machine's, as the agent does.
@@ -116,23 +82,5 @@ mod tests {
         assert_eq!(at("limit · resets Nov 24, 3pm (UTC)").as_deref(), Some("2026-11-24T15:00:00Z"));
         assert_eq!(at("limit · resets Jan 2 at 3pm (UTC)").as_deref(), Some("2027-01-02T15:00:00Z"));
         assert_eq!(at("nothing to see"), None);
-    }
-
-    #[test]
-    fn a_rejected_request_of_a_key_is_a_failure_and_no_limit() {
-        let claim = |m: &str| failure(FailReason::RateLimit, m.to_owned(), true, None);
-        assert!(matches!(
-            claim("You've hit your limit · resets 12:49am (UTC)"),
-            Claim::Limit { kind: LimitKind::Window, .. }
-        ));
-        assert!(matches!(claim("You\u{2019}ve hit your usage limit."), Claim::Limit { .. }));
-        assert!(matches!(
-            claim("You've hit your weekly limit · resets Nov 24, 3pm (UTC)"),
-            Claim::Limit { kind: LimitKind::Weekly, .. }
-        ));
-        assert!(matches!(
-            claim("API Error: Request rejected (429) · You have reached your usage limit."),
-            Claim::TurnFailed { reason: FailReason::RateLimit, .. }
-        ));
     }
 }

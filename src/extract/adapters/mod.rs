@@ -103,9 +103,9 @@ impl Sheet {
         self.reports.push(Report { source: self.source, rule, claim, turn, thread });
     }
 
-    /// A message, and the code blocks in its markdown.
+    /// A message, as markdown source.
     fn say_text(&mut self, rule: &'static str, text: &str) {
-        for body in content::message(text) {
+        if let Some(body) = content::message(text) {
             self.say(rule, Claim::Content(Box::new(body)));
         }
     }
