@@ -68,6 +68,9 @@ pub struct Pack {
     /// A turn seen in the output alone proves a task (nothing better exists for this agent).
     #[serde(default)]
     pub output_is_enough: bool,
+    /// It is a shell: `cd` at its prompt changes where it works, and it has no conversation.
+    #[serde(default)]
+    pub shell: bool,
     /// After a usage limit the agent goes on by itself.
     #[serde(default)]
     pub self_resumes: bool,

@@ -26,8 +26,8 @@ pub(crate) enum When {
     Backoff,
     /// When a usage limit resets, if that is known.
     Reset(Option<Timestamp>),
-    /// After this long.
-    After(Duration),
+    /// At once: the agent is there and waits for the word.
+    Now,
 }
 
 /// What follows.
@@ -41,6 +41,8 @@ pub(crate) enum Next {
     Review { reason: String, detail: String },
     /// Another attempt, if one is left; the last one ends `failed` with the same reason (F69).
     Retry { reason: String, detail: String, charged: bool, when: When },
+    /// The hard limit ended it.
+    TimedOut { detail: String },
     /// Another attempt would end the same way.
     Fail { reason: String, detail: String },
     /// Back in the queue as if it had not been claimed: another session may suit better by now.

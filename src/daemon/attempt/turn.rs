@@ -3,7 +3,7 @@
 //! The same events give the same answer whether they come live or, after a crash of the daemon, from the store.
 
 use crate::clock::Timestamp;
-use crate::extract::event::{Ask, AskKind, Body, Event, FailReason, SessionState, Verdict};
+use crate::extract::event::{Ask, AskKind, Body, Event, FailReason, SessionState};
 use crate::ids::AttemptKey;
 
 /// How the turn of an attempt ended.
@@ -51,7 +51,6 @@ pub(crate) struct Turn {
     key: AttemptKey,
     begun: bool,
     accepted: bool,
-    verdict: Option<Verdict>,
     asking: Option<(AskKind, Ask)>,
     limited: Option<(String, Option<Timestamp>)>,
     end: Option<End>,
@@ -70,7 +69,6 @@ impl Turn {
             key,
             begun: false,
             accepted: false,
-            verdict: None,
             asking: None,
             limited: None,
             end: None,
@@ -103,7 +101,9 @@ impl Turn {
             Body::PromptIntent { .. } if event.attempt == Some(self.key) => self.begun = true,
             _ => {}
         }
-        if self.begun && self.end.is_none() {
+        // A failure told before its limit gives way to it.
+        let limit_beside = matches!((&self.end, &event.body), (Some(End::Failed { .. }), Body::LimitReached { .. }));
+        if self.begun && (self.end.is_none() || limit_beside) {
             self.follow(event);
         } else if let (Some(End::Done { answer, report, .. }), true) = (&mut self.end, event.source.is_report()) {
             // A report that came after the output had told the end already.
@@ -123,11 +123,7 @@ impl Turn {
 
     fn follow(&mut self, event: &Event) {
         match &event.body {
-            Body::PromptAccepted { human: false, verdict, .. } => {
-                self.accepted = true;
-                self.verdict = Some(*verdict);
-            }
-            Body::PromptUnaccepted { verdict, .. } => self.verdict = Some(*verdict),
+            Body::PromptAccepted { human: false, .. } => self.accepted = true,
             Body::TurnStarted {} => {
                 self.accepted = true;
                 self.limited = None;
@@ -150,6 +146,7 @@ impl Turn {
             }
             // A limit is told beside a failure, before or after it; the limit is the better word.
             Body::LimitReached { text, resets_at, self_resumes: true, .. } => {
+                self.end = None;
                 self.limited = Some((text.clone(), *resets_at));
             }
             Body::LimitReached { text, resets_at, self_resumes: false, .. } => {
@@ -180,6 +177,11 @@ impl Turn {
         }
     }
 
+    /// The wrapper itself says that the agent took the prompt.
+    pub(crate) fn taken(&mut self) {
+        (self.begun, self.accepted) = (true, true);
+    }
+
     /// Whether the first byte of the prompt may have been written.
     pub(crate) fn begun(&self) -> bool {
         self.begun
@@ -190,11 +192,6 @@ impl Turn {
         self.accepted
     }
 
-    /// The wrapper's verdict, once journaled.
-    pub(crate) fn verdict(&self) -> Option<Verdict> {
-        self.verdict
-    }
-
     /// Whether the run has ended, whatever became of the turn before.
     pub(crate) fn exited(&self) -> bool {
         self.exit.is_some()
@@ -202,7 +199,7 @@ impl Turn {
 
     /// Whether nothing more of the turn is to come: the input is free again, or there is none any more.
     pub(crate) fn settled(&self) -> bool {
-        self.end.is_some() && (self.exited() || self.state == SessionState::Idle) || self.exited()
+        self.exited() || (self.end.is_some() && self.state == SessionState::Idle)
     }
 
     /// Last journal line taken into account.
@@ -214,7 +211,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extract::event::{LimitKind, Source};
+    use crate::extract::event::{LimitKind, Source, Verdict};
     use crate::ids::TaskId;
 
     const KEY: AttemptKey = AttemptKey { task: TaskId(7), attempt: 1, fence: 3 };
@@ -333,7 +330,11 @@ mod tests {
         assert_eq!(s.turn.stage(), Stage::Working, "it went on by itself");
         let mut s = Script::accepted();
         s.osc(limit(false));
-        assert_eq!(s.osc(failed), Stage::Ended(End::Limit { text: "limit".into(), resets_at: None }));
+        let ended = Stage::Ended(End::Limit { text: "limit".into(), resets_at: None });
+        assert_eq!(s.osc(failed.clone()), ended);
+        let mut s = Script::accepted();
+        s.osc(failed);
+        assert_eq!(s.osc(limit(false)), ended, "also when it is told second");
     }
 
     #[test]
