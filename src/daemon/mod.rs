@@ -3,6 +3,7 @@
 //! It can be killed at any point and started again: what it knows is in the store, what runs do is in their journals,
 //! and whether they live is told by their locks. Nothing here reads a terminal.
 
+pub mod attempt;
 pub mod breaker;
 pub mod bus;
 pub mod client;
@@ -23,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::assign::git::Git;
+use crate::assign::worktree::Trees;
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, ConfigError, Dirs};
 use crate::extract::pattern::{PackError, Packs};
@@ -88,6 +90,8 @@ pub struct Daemon {
     pub seats: Seats,
     /// How git is called.
     pub git: Git,
+    /// The working trees of ours.
+    pub trees: Trees,
     /// Since when it runs.
     pub started: Timestamp,
     config: RwLock<Arc<Config>>,
@@ -115,6 +119,7 @@ impl Daemon {
             seats: Seats::new(state.clone(), store.clone(), runs.clone(), tmux),
             runs,
             packs: RwLock::new(Arc::new(read_packs(&dirs))),
+            trees: Trees::new(Git::new(), state.worktrees()),
             dirs,
             state,
             store,

@@ -104,12 +104,9 @@ pub(crate) fn after_turn(end: &End, arrival: Arrival, rules: Rules) -> Next {
         }
         End::Failed { reason, message } => Next::retry(fail_reason(*reason), message),
         End::Interrupted => Next::review("interrupted", "somebody interrupted the turn at the terminal"),
-        End::Limit { text, resets_at } => Next::Retry {
-            reason: "limit".into(),
-            detail: text.clone(),
-            charged: false,
-            when: When::Reset(*resets_at),
-        },
+        End::Limit { text, resets_at } => {
+            Next::Retry { reason: "limit".into(), detail: text.clone(), charged: false, when: When::Reset(*resets_at) }
+        }
         End::Exited { code, signal, reason } => after_exit(*code, *signal, reason, arrival, rules),
     }
 }
@@ -265,7 +262,8 @@ mod tests {
 
     #[test]
     fn t06_a_gates_output_cannot_leave_its_fence() {
-        let text = retry_prompt(Some("do it"), "make test", "exited with 2", "x\x1b[201~\nend\nfence-1 end? no", "fence-9");
+        let text =
+            retry_prompt(Some("do it"), "make test", "exited with 2", "x\x1b[201~\nend\nfence-1 end? no", "fence-9");
         assert!(text.starts_with("do it\n") && text.ends_with("\nfence-9 end"));
         assert_eq!(text.matches("fence-9 end").count(), 1);
         assert!(!text.contains('\x1b'));

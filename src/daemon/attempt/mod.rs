@@ -71,6 +71,12 @@ struct Outcome {
     duration_ms: Option<u64>,
 }
 
+impl Outcome {
+    fn with(self, change: Change) -> Change {
+        Change { answer: self.answer, duration_ms: self.duration_ms, ..change }
+    }
+}
+
 /// The driver of one attempt.
 struct Driver {
     daemon: Arc<Daemon>,
@@ -130,7 +136,7 @@ impl Driver {
     async fn work(&self, old: Option<Attempt>) -> Step<()> {
         let mut result = Outcome::default();
         let next = match old {
-            None => self.from_the_start(&mut result).await,
+            None => self.start_over(&mut result).await,
             Some(attempt) => self.take_up(&attempt, &mut result).await,
         };
         match next {
@@ -139,7 +145,7 @@ impl Driver {
         }
     }
 
-    async fn from_the_start(&self, result: &mut Outcome) -> Step<Next> {
+    async fn start_over(&self, result: &mut Outcome) -> Step<Next> {
         self.to(TaskState::Preparing, Change::default()).await?;
         let limit = Duration::from_millis(self.task.spec.timeouts.prepare_ms);
         let ready = match tokio::time::timeout(limit, self.prepare()).await {
@@ -153,11 +159,11 @@ impl Driver {
     async fn not_ready(&self) -> Next {
         let (mut what, mut reason) = ("the context was not ready in time".to_owned(), "not_ready");
         if let Some(run) = self.current_run().await {
-            if let Ok(status) = run.status().await {
-                if status.state == SessionState::Setup {
-                    reason = "setup_needed";
-                    what = status.setup.unwrap_or_else(|| "the agent needs a human first".to_owned());
-                }
+            if let Ok(status) = run.status().await
+                && status.state == SessionState::Setup
+            {
+                reason = "setup_needed";
+                what = status.setup.unwrap_or_else(|| "the agent needs a human first".to_owned());
             }
             what.push_str(&excerpt(&run).await);
         }
@@ -207,17 +213,20 @@ impl Driver {
     /// Records how the attempt ends.
     async fn conclude(&self, next: Next, result: Outcome) -> Step<()> {
         let now = clock::wall();
-        let kept = |change: Change| Change { answer: result.answer, duration_ms: result.duration_ms, ..change };
         match next {
             Next::Complete(proof) => {
                 let detail = (proof == crate::queue::task::Proof::Report).then(|| "not checked: no gate".to_owned());
                 let change = Change { proof: Some(proof), detail, ..Change::default() };
-                self.to(TaskState::Completed, kept(change)).await
+                self.to(TaskState::Completed, result.with(change)).await
             }
-            Next::Review { reason, detail } => self.to(TaskState::Review, kept(Change::because(reason, detail))).await,
-            Next::Fail { reason, detail } => self.to(TaskState::Failed, kept(Change::because(reason, detail))).await,
+            Next::Review { reason, detail } => {
+                self.to(TaskState::Review, result.with(Change::because(reason, detail))).await
+            }
+            Next::Fail { reason, detail } => {
+                self.to(TaskState::Failed, result.with(Change::because(reason, detail))).await
+            }
             Next::TimedOut { detail } => {
-                self.to(TaskState::TimedOut, kept(Change::because("timed_out", detail))).await
+                self.to(TaskState::TimedOut, result.with(Change::because("timed_out", detail))).await
             }
             Next::Requeue { reason, detail, waiting_for, after } => {
                 let change = Change { waiting_for, ..Change::because(reason, detail).uncharged() };
@@ -233,7 +242,7 @@ impl Driver {
     async fn retry(&self, change: Change, charged: bool, when: When, result: Outcome) -> Step<()> {
         let (now, jitter) = (clock::wall(), jitter());
         let tries = self.daemon.store.task(self.key.task).await?.attempts;
-        let change = Change { answer: result.answer, duration_ms: result.duration_ms, ..change };
+        let change = result.with(change);
         if !charged {
             let due = match when {
                 When::Reset(at) => retry::parked_until(at, now, jitter),

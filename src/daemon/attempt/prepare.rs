@@ -15,8 +15,9 @@ use crate::assign::prereq;
 use crate::assign::verify::{self, Expected, Mismatch};
 use crate::assign::worktree::{Tree, TreeError, Wanted};
 use crate::ctl::{SendRequest, Status};
+use crate::daemon::LiveRun;
+use crate::daemon::runs::LaunchError;
 use crate::daemon::seats::{Launch, SeatError};
-use crate::daemon::{LaunchError, LiveRun};
 use crate::extract::event::{Body, SessionState, Verdict};
 use crate::queue::store::{AttemptChange, Session};
 use crate::queue::task::TreeRule;
@@ -89,11 +90,11 @@ impl Driver {
         };
         let trees = &self.daemon.trees;
         let located = trees.locate(&wanted).await.map_err(|e| tree_failed(&e))?;
-        if spec.tree != TreeRule::Shared {
-            if let Err(other) = self.daemon.store.take_tree(self.key, located.top.clone()).await? {
-                let what = format!("tree {} (task {other})", located.top.display());
-                return Err(Next::requeue("tree_taken", what, SOON).into());
-            }
+        if spec.tree != TreeRule::Shared
+            && let Err(other) = self.daemon.store.take_tree(self.key, located.top.clone()).await?
+        {
+            let what = format!("tree {} (task {other})", located.top.display());
+            return Err(Next::requeue("tree_taken", what, SOON).into());
         }
         self.step("tree", json!({ "top": located.top, "ours": located.ours, "branch": located.branch })).await?;
         let base = self.daemon.seats.read_env(session).map_err(|e| Next::retry("env_missing", e.to_string()))?;
@@ -317,10 +318,10 @@ impl Driver {
                 };
                 return Err(Next::retry("agent_exited", format!("the agent {how} before it was ready")).into());
             }
-            if let Ok(status) = run.status().await {
-                if good(status.state) {
-                    return Ok(status);
-                }
+            if let Ok(status) = run.status().await
+                && good(status.state)
+            {
+                return Ok(status);
             }
             let mut seen = run.watch();
             let before = seen.borrow_and_update().state;
@@ -332,7 +333,8 @@ impl Driver {
     async fn note_prepared(&self, ready: &Ready) -> Step<()> {
         let Context { tree, hash, env } = &ready.context;
         let names: Vec<_> = env.keys().map(|k| k.to_string_lossy().into_owned()).collect();
-        let context = json!({ "cwd": tree.cwd, "branch": tree.branch, "prereqs": self.task.spec.prereqs, "env": names });
+        let context =
+            json!({ "cwd": tree.cwd, "branch": tree.branch, "prereqs": self.task.spec.prereqs, "env": names });
         self.daemon.store.add_context(hash, context).await?;
         let change = AttemptChange { context_hash: Some(hash.clone()), ..AttemptChange::default() };
         if !self.daemon.store.update_attempt(self.key, change).await? {

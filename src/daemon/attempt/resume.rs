@@ -4,63 +4,66 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::judge::Next;
-use super::turn::Turn;
+use super::turn::{End, Stage, Turn};
 use super::watch::Watched;
 use super::{Driver, Halt, Outcome, Step};
 use crate::daemon::LiveRun;
 use crate::ids::RunId;
 use crate::pty::rundir;
+use crate::queue::recover::{self, AttemptFacts, Evidence, Resume};
 use crate::queue::store::Attempt;
-use crate::queue::task::TaskState;
 use crate::run::Seat;
 
 /// How long a run may take to be found again, or its journal to be read to the end.
 const FIND_PATIENCE: Duration = Duration::from_secs(10);
 
+const LOST: &str = "its run was lost while nobody watched; look at the working tree before it is done again";
+
 impl Driver {
     pub(super) async fn take_up(&self, attempt: &Attempt, result: &mut Outcome) -> Step<Next> {
         let task = self.daemon.store.task(self.key.task).await?;
-        if task.fence != self.key.fence {
-            return Err(Halt::Fenced);
+        let mut watched = self.watched(attempt).await?;
+        let mut facts = AttemptFacts {
+            state: task.state,
+            fenced: task.fence != self.key.fence,
+            idempotent: task.spec.idempotent,
+            alive: false,
+            evidence: Evidence::default(),
+        };
+        if let Some(watched) = &mut watched {
+            watched.catch_up(self).await?;
+            facts.alive = watched.live.as_ref().is_some_and(|run| run.is_alive());
+            facts.evidence = watched.evidence();
         }
-        match task.state {
-            // F2: nothing was touched.
-            TaskState::Claimed => Ok(back()),
-            // F3: every step can be done again.
-            TaskState::Preparing | TaskState::Ready => self.from_the_start(result).await,
-            TaskState::Sending => self.sending(attempt, result).await,
-            TaskState::Running | TaskState::Asking => match self.watched(attempt).await? {
-                Some(watched) => self.watch_and_judge(watched, None, result).await,
-                None => Ok(Next::review("run_lost", "its run is unknown: look at the working tree")),
-            },
-            TaskState::Verifying => {
-                if let Some(mut watched) = self.watched(attempt).await? {
-                    watched.catch_up(self).await?;
-                    if let super::turn::Stage::Ended(super::turn::End::Done { answer, duration_ms, .. }) =
-                        watched.turn.stage()
-                    {
-                        (result.answer, result.duration_ms) = (answer, Some(duration_ms));
-                    }
-                }
-                self.check(None).await
-            }
-            _ => Err(Halt::Fenced),
-        }
-    }
-
-    /// The intent is stored; the wrapper, or else its journal, knows whether a byte was written (F4 to F6).
-    async fn sending(&self, attempt: &Attempt, result: &mut Outcome) -> Step<Next> {
-        let Some(mut watched) = self.watched(attempt).await? else { return Ok(back()) };
-        watched.catch_up(self).await?;
-        let oneshot = self.is_oneshot().await?;
-        match watched.live.clone().filter(|run| run.is_alive()) {
-            Some(run) if !oneshot => {
+        let resume = recover::decide(&facts);
+        tracing::info!(task = %task.id, ?facts, ?resume, "attempt taken up");
+        match (resume, watched) {
+            (Resume::Release, _) => Err(Halt::Fenced),
+            (Resume::Requeue, _) => Ok(back()),
+            (Resume::Prepare, _) => self.start_over(result).await,
+            (Resume::Send, Some(watched)) if watched.live.is_some() => {
+                let run = watched.live.clone().expect("just seen");
                 let text = self.prompt(false).await?;
                 let watched = self.deliver(&run, text, watched).await?;
                 self.watch_and_judge(watched, None, result).await
             }
-            None if !watched.turn.begun() => Ok(back()),
-            _ => self.watch_and_judge(watched, None, result).await,
+            (Resume::Watch | Resume::Judge, Some(watched)) => self.watch_and_judge(watched, None, result).await,
+            (Resume::Verify, watched) => {
+                if let Some(Stage::Ended(End::Done { answer, duration_ms, .. })) = watched.map(|w| w.turn.stage()) {
+                    (result.answer, result.duration_ms) = (answer, Some(duration_ms));
+                }
+                self.check(None).await
+            }
+            // Another attempt needs the proven end of this one.
+            (Resume::Retry(reason), watched) => {
+                if let Some(run) = watched.and_then(|w| w.live) {
+                    self.end_run(&run).await;
+                }
+                Ok(Next::retry(reason, LOST))
+            }
+            (Resume::Fail(reason), _) => Ok(Next::fail(reason, LOST)),
+            (Resume::Review(reason), _) => Ok(Next::review(reason, LOST)),
+            (Resume::Send | Resume::Watch | Resume::Judge, _) => Ok(Next::review(recover::NO_ACCEPTANCE, LOST)),
         }
     }
 

@@ -36,7 +36,7 @@ impl Driver {
     }
 
     /// The text of this attempt: the task's, or what the gate of the last attempt said about its result.
-    async fn prompt(&self, remembers: bool) -> Step<String> {
+    pub(super) async fn prompt(&self, remembers: bool) -> Step<String> {
         let spec = &self.task.spec;
         let own = match spec.kind {
             // A blank in front: what only looks like a command is text to every agent.
@@ -87,11 +87,7 @@ impl Driver {
 
     /// Asks the wrapper for this attempt until its outcome is known; asking again writes nothing twice.
     pub(super) async fn deliver(&self, run: &Arc<LiveRun>, text: String, mut watched: Watched) -> Step<Watched> {
-        let request = SendRequest {
-            key: Some(self.key),
-            text,
-            accept_timeout_ms: self.task.spec.timeouts.accept_ms,
-        };
+        let request = SendRequest { key: Some(self.key), text, accept_timeout_ms: self.task.spec.timeouts.accept_ms };
         let patience = Duration::from_millis(self.task.spec.timeouts.prepare_ms);
         let since = crate::clock::since_boot();
         let mut silent = 0;

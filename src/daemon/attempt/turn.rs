@@ -3,7 +3,7 @@
 //! The same events give the same answer whether they come live or, after a crash of the daemon, from the store.
 
 use crate::clock::Timestamp;
-use crate::extract::event::{Ask, AskKind, Body, Event, FailReason, SessionState};
+use crate::extract::event::{Ask, AskKind, Body, Event, FailReason, SessionState, Verdict};
 use crate::ids::AttemptKey;
 
 /// How the turn of an attempt ended.
@@ -51,6 +51,7 @@ pub(crate) struct Turn {
     key: AttemptKey,
     begun: bool,
     accepted: bool,
+    unaccepted: Option<Verdict>,
     asking: Option<(AskKind, Ask)>,
     limited: Option<(String, Option<Timestamp>)>,
     end: Option<End>,
@@ -69,6 +70,7 @@ impl Turn {
             key,
             begun: false,
             accepted: false,
+            unaccepted: None,
             asking: None,
             limited: None,
             end: None,
@@ -124,6 +126,7 @@ impl Turn {
     fn follow(&mut self, event: &Event) {
         match &event.body {
             Body::PromptAccepted { human: false, .. } => self.accepted = true,
+            Body::PromptUnaccepted { verdict, .. } => self.unaccepted = Some(*verdict),
             Body::TurnStarted {} => {
                 self.accepted = true;
                 self.limited = None;
@@ -192,6 +195,16 @@ impl Turn {
         self.accepted
     }
 
+    /// The wrapper's verdict on a prompt that was written and not seen to arrive.
+    pub(crate) fn unaccepted(&self) -> Option<Verdict> {
+        self.unaccepted
+    }
+
+    /// Whether the turn ended, well or not, while its process lived.
+    pub(crate) fn ended(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// Whether the run has ended, whatever became of the turn before.
     pub(crate) fn exited(&self) -> bool {
         self.exit.is_some()
@@ -211,7 +224,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extract::event::{LimitKind, Source, Verdict};
+    use crate::extract::event::{LimitKind, Source};
     use crate::ids::TaskId;
 
     const KEY: AttemptKey = AttemptKey { task: TaskId(7), attempt: 1, fence: 3 };
@@ -315,8 +328,7 @@ mod tests {
 
     #[test]
     fn a_limit_wins_over_the_failure_told_beside_it() {
-        let failed =
-            Body::TurnFailed { reason: FailReason::RateLimit, message: "429".into(), duration_ms: 1 };
+        let failed = Body::TurnFailed { reason: FailReason::RateLimit, message: "429".into(), duration_ms: 1 };
         let limit = |self_resumes| Body::LimitReached {
             kind: LimitKind::Window,
             text: "limit".into(),

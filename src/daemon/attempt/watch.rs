@@ -15,6 +15,7 @@ use crate::clock;
 use crate::daemon::LiveRun;
 use crate::extract::event::{AskKind, Body, Event};
 use crate::ids::RunId;
+use crate::queue::recover::{self, Evidence};
 use crate::queue::retry;
 use crate::queue::store::{AttemptChange, Change, EventFilter};
 use crate::queue::task::TaskState;
@@ -39,12 +40,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(
-        run: Arc<LiveRun>,
-        events: broadcast::Receiver<Arc<Event>>,
-        after: i64,
-        turn: Turn,
-    ) -> Self {
+    pub(super) fn new(run: Arc<LiveRun>, events: broadcast::Receiver<Arc<Event>>, after: i64, turn: Turn) -> Self {
         Self { run: run.id().clone(), live: Some(run), events: Some(events), after, turn }
     }
 
@@ -75,6 +71,16 @@ impl Watched {
             page.iter().for_each(|event| self.turn.apply(event));
             self.after = last;
         }
+    }
+
+    /// What the journal tells, in the words of recovery.
+    pub(super) fn evidence(&self) -> Evidence {
+        let prompt = match self.arrival() {
+            Arrival::Unsent => recover::Arrival::Unsent,
+            Arrival::Unsure => self.turn.unaccepted().map_or(recover::Arrival::Intended, recover::Arrival::Unaccepted),
+            Arrival::Taken => recover::Arrival::Accepted,
+        };
+        Evidence { prompt, turn_ended: self.turn.ended() }
     }
 
     fn arrival(&self) -> Arrival {
@@ -142,12 +148,7 @@ impl Driver {
         Ok(spent.min(Duration::from_millis(self.task.spec.timeouts.hard_ms / 2)))
     }
 
-    async fn watch(
-        &self,
-        watched: &mut Watched,
-        spent: Duration,
-        result: &mut Outcome,
-    ) -> Step<Result<End, Next>> {
+    async fn watch(&self, watched: &mut Watched, spent: Duration, result: &mut Outcome) -> Step<Result<End, Next>> {
         let limits = self.task.spec.timeouts;
         let (hard, silence) = (Duration::from_millis(limits.hard_ms), Duration::from_millis(limits.silence_ms));
         let mut clock = Clock { spent, since: None };
