@@ -68,7 +68,7 @@ impl StateDir {
 }
 
 /// The folder of one run (0700).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RunDir {
     dir: PathBuf,
 }

@@ -2,12 +2,20 @@
 
 mod ask;
 mod attach;
+mod daemon;
 mod demo;
 mod doctor;
+mod events;
 pub mod exit;
 mod hook;
+mod ls;
 mod pool;
 mod runner;
+mod status;
+mod task;
+mod text;
+mod wait;
+mod when;
 mod wrap;
 
 use std::ffi::{OsStr, OsString};
@@ -35,6 +43,17 @@ struct Cli {
 enum Verb {
     /// Run any command under the wrapper
     Run(wrap::RunArgs),
+    /// Add tasks to the queue, look at them, decide about them
+    Task(task::TaskArgs),
+    Wait(wait::WaitArgs),
+    Events(events::EventsArgs),
+    Ls(ls::LsArgs),
+    Status(status::StatusArgs),
+    /// Start, end and look at the daemon
+    Daemon(daemon::DaemonArgs),
+    /// The daemon in the background
+    #[command(name = daemon::BACKGROUND, hide = true)]
+    Background,
     /// Keep sets of sessions running
     #[command(subcommand)]
     Pool(pool::Pool),
@@ -97,6 +116,13 @@ pub fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args).map(Into::into),
         Verb::FakeAgent(args) => demo::fake_agent(&args).map(Into::into),
         Verb::Run(args) => wrap::run(&cli.wrap, args),
+        Verb::Task(args) => task::main(args),
+        Verb::Wait(args) => wait::main(args),
+        Verb::Events(args) => events::main(args),
+        Verb::Ls(args) => ls::main(args),
+        Verb::Status(args) => status::main(args),
+        Verb::Daemon(args) => daemon::main(args),
+        Verb::Background => daemon::background(),
         Verb::Pool(verb) => pool::pool(verb).map(Into::into),
         Verb::Session(verb) => pool::session(verb).map(Into::into),
         Verb::Attach(args) => attach::run(&args).map(Into::into),
@@ -105,7 +131,7 @@ pub fn main() -> ExitCode {
     };
     done.unwrap_or_else(|e| {
         eprintln!("orchwrap: {e:#}");
-        Exit::Failed.into()
+        ask::exit_of(&e).into()
     })
 }
 

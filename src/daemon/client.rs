@@ -111,7 +111,8 @@ impl Client {
         }
     }
 
-    fn dial(dirs: &Dirs) -> io::Result<Self> {
+    /// Connects to whatever daemon runs, without looking at its version.
+    pub fn dial(dirs: &Dirs) -> io::Result<Self> {
         let mut stream = crate::sock::connect(&dirs.state().daemon_sock())?;
         stream.set_read_timeout(Some(START_PATIENCE))?;
         stream.set_write_timeout(Some(ANSWER_PATIENCE))?;

@@ -15,6 +15,7 @@ pub mod runs;
 pub mod seats;
 mod server;
 pub mod service;
+mod world;
 
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -209,6 +210,15 @@ fn read_packs(dirs: &Dirs) -> Packs {
     packs
 }
 
+/// A panic ends only the task it happens in; the log says where.
+fn log_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        tracing::error!(panic = %info, "a task of the daemon panicked");
+        before(info);
+    }));
+}
+
 /// Runs the daemon of `dirs` until it is told to end. `ready` is called once it answers.
 pub fn run(dirs: Dirs, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let state = dirs.state();
@@ -217,6 +227,7 @@ pub fn run(dirs: Dirs, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let logs = state.logs();
     crate::pty::rundir::private_dir(&logs).map_err(|e| DaemonError::Log { dir: logs.clone(), why: e.to_string() })?;
     let _log = telemetry::to_file(&logs, "daemon").map_err(|e| DaemonError::Log { dir: logs, why: e.to_string() })?;
+    log_panics();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "daemon starts");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

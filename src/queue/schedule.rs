@@ -1,6 +1,7 @@
 //! Who is next, and where: which session may take a task, in which order tasks go, what the others wait for. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +46,11 @@ impl Lane {
         lanes.push(Self(format!("agent:{agent}")));
         lanes.push(Self("any".to_owned()));
         lanes
+    }
+
+    /// The lane that the store wrote down.
+    pub(crate) fn named(text: String) -> Self {
+        Self(text)
     }
 
     /// The lane as text.
@@ -182,6 +188,18 @@ pub enum Obstacle {
     Down(String),
     /// Not of the wanted kind; not told.
     Other,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Human(what) => write!(f, "waits for {what}"),
+            Self::Parked(what) => write!(f, "parked: {what}"),
+            Self::Taken(task) => write!(f, "has task {task}"),
+            Self::Busy(what) | Self::Down(what) => f.write_str(what),
+            Self::Other => f.write_str("not of the wanted kind"),
+        }
+    }
 }
 
 /// Assigns tasks, given in the order of their turn, to sessions.

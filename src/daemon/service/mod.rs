@@ -15,9 +15,9 @@ use crate::queue::store::StoreError;
 
 pub use add::Added;
 pub(crate) use events::Sink;
-pub use overview::{Overview, SeatView};
+pub use overview::{Overview, SeatView, state_word};
 pub use seats::{PoolView, SessionView};
-pub use tasks::{TaskView, Why};
+pub use tasks::{AttemptView, Candidate, TaskView, Why};
 pub use wait::{Waited, WaitedFor};
 
 /// A refusal with its machine-readable code.

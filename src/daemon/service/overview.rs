@@ -69,7 +69,7 @@ pub struct Overview {
 }
 
 /// The state's name.
-pub(crate) fn word(state: SessionState) -> &'static str {
+pub fn state_word(state: SessionState) -> &'static str {
     match state {
         SessionState::Starting => "starting",
         SessionState::Setup => "setup",
@@ -144,7 +144,7 @@ impl Daemon {
     pub async fn overview(&self) -> Result<Overview, Refusal> {
         let mut seats = BTreeMap::new();
         for view in self.seats_view().await? {
-            *seats.entry(word(view.state).to_owned()).or_default() += 1;
+            *seats.entry(state_word(view.state).to_owned()).or_default() += 1;
         }
         let tasks = self.store.count_tasks().await?.into_iter().map(|(s, n)| (s.as_str().to_owned(), n)).collect();
         let parked = self.store.parked().await?.into_iter().map(|(p, until, _)| (p, until)).collect();

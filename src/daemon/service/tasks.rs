@@ -1,15 +1,16 @@
 //! What there is to know and to say about tasks that are there.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{bad, refuse};
+use crate::assign::score::Score;
 use crate::ctl::Refusal;
 use crate::daemon::Daemon;
 use crate::daemon::rpc::TaskQuery;
 use crate::extract::event::{Event, SessionState};
 use crate::ids::{Name, TaskId};
 use crate::pty::client::CtlError;
+use crate::queue::schedule;
 use crate::queue::store::{Approval, Attempt, EventFilter, GateRow, Step, TaskFilter};
 use crate::queue::task::{Task, TaskState};
 use crate::queue::transition::Verb;
@@ -56,9 +57,9 @@ pub struct Candidate {
     pub session: Name,
     /// What it is doing.
     pub state: SessionState,
-    /// Points, by what they are for.
-    #[serde(default)]
-    pub score: Value,
+    /// Points, by what they are for, where it can take the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
     /// Why it cannot take the task now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub but: Option<String>,
@@ -184,25 +185,21 @@ impl Daemon {
         Ok(self.store.task(id).await?)
     }
 
+    /// Every session, judged for the task as the scheduler does.
     async fn candidates(&self, task: &Task) -> Result<Vec<Candidate>, Refusal> {
-        let mut all = Vec::new();
-        for s in self.store.sessions().await? {
-            let spec = &task.spec;
-            let but = if spec.session.as_ref().is_some_and(|n| *n != s.spec.name) {
-                Some(format!("the task wants session {}", spec.session.as_ref().expect("just seen")))
-            } else if spec.pool.is_some() && spec.pool != s.spec.pool {
-                Some(format!("the task wants pool {}", spec.pool.as_ref().expect("just seen")))
-            } else if spec.agent.as_ref().is_some_and(|a| *a != s.spec.pack) {
-                Some(format!("the task wants {}", spec.agent.as_deref().expect("just seen")))
-            } else if !s.spec.takes_tasks {
-                Some("it takes no tasks".to_owned())
-            } else {
-                s.aside.clone().or_else(|| {
-                    (s.state != SessionState::Idle).then(|| format!("it is {}", super::overview::word(s.state)))
-                })
-            };
-            all.push(Candidate { session: s.spec.name, state: s.state, score: Value::Null, but });
-        }
-        Ok(all)
+        let world = self.world(std::slice::from_ref(task)).await?;
+        let state =
+            |name: &Name| world.seats.iter().find(|s| s.name == *name).map_or(SessionState::Unknown, |s| s.state);
+        let judged = schedule::explain(task, &world);
+        Ok(judged
+            .into_iter()
+            .map(|j| {
+                let (score, but) = match j.verdict {
+                    Ok(score) => (Some(score), None),
+                    Err(obstacle) => (None, Some(obstacle.to_string())),
+                };
+                Candidate { state: state(&j.session), session: j.session, score, but }
+            })
+            .collect())
     }
 }

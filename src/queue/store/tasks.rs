@@ -523,6 +523,28 @@ impl Store {
         .await
     }
 
+    /// The lanes in which a task could be claimed now: jumps from lane to lane in the index, however long the queue is.
+    pub async fn queued_lanes(&self) -> Result<Vec<Lane>, StoreError> {
+        const CLAIMABLE: &str = "state = 'queued' AND deps_open = 0 AND due_us IS NULL";
+        self.read(|conn| {
+            let mut select = conn.prepare_cached(&format!(
+                "WITH RECURSIVE l(lane) AS (
+                     SELECT * FROM (SELECT lane FROM tasks WHERE {CLAIMABLE} ORDER BY lane LIMIT 1)
+                     UNION ALL
+                     SELECT (SELECT t.lane FROM tasks t WHERE {CLAIMABLE} AND t.lane > l.lane ORDER BY t.lane LIMIT 1)
+                     FROM l WHERE l.lane IS NOT NULL)
+                 SELECT lane FROM l WHERE lane IS NOT NULL"
+            ))?;
+            let mut rows = select.query([])?;
+            let mut lanes = Vec::new();
+            while let Some(row) = rows.next()? {
+                lanes.push(Lane::named(row.get(0)?));
+            }
+            Ok(lanes)
+        })
+        .await
+    }
+
     /// The tasks that the scheduler looks at: bounded whatever the length of the queue.
     pub async fn window(&self, lanes: Vec<Lane>, per_lane: usize) -> Result<Vec<Task>, StoreError> {
         self.read(move |conn| window(conn, &lanes, per_lane)).await

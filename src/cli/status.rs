@@ -1,0 +1,130 @@
+//! `orchwrap status`: counts, in a few lines or in one for a status bar. Never starts the daemon.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Exit, ask, text};
+use crate::clock;
+use crate::daemon::client::{Client, ClientError, Start};
+use crate::daemon::rpc::Call;
+use crate::daemon::service::Overview;
+use crate::paths::{RunDir, StateDir};
+use crate::pty::rundir;
+
+/// Show what is going on
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// One short line, for a status bar
+    #[arg(long, conflicts_with = "json")]
+    line: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    let dirs = ask::dirs()?;
+    let overview: Option<Overview> = match Client::connect(&dirs, Start::Never) {
+        Ok(mut client) => Some(client.call(Call::Status {})?),
+        Err(ClientError::NotRunning) => None,
+        Err(e) => return Err(e.into()),
+    };
+    match (overview, args.json, args.line) {
+        (Some(o), true, _) => ask::print_json(&o)?,
+        (Some(o), _, true) => ask::print(&format!("{}\n", line(&o)))?,
+        (Some(o), ..) => ask::print(&lines(&o))?,
+        (None, true, _) => ask::print_json(&serde_json::json!({ "runs": live_runs(&dirs.state()) }))?,
+        (None, _, true) => ask::print("daemon off\n")?,
+        (None, ..) => {
+            let runs = live_runs(&dirs.state());
+            ask::print(&format!(
+                "daemon    not running; start it with: orchwrap daemon start\nruns      {runs} live\n"
+            ))?;
+        }
+    }
+    Ok(Exit::Ok.into())
+}
+
+/// Runs whose wrapper holds its lock: needs no daemon to tell.
+fn live_runs(state: &StateDir) -> usize {
+    let Ok(entries) = std::fs::read_dir(state.runs()) else { return 0 };
+    entries.flatten().filter(|e| rundir::is_alive(&RunDir::at(e.path()))).count()
+}
+
+fn counts(of: &BTreeMap<String, u64>, order: &[&str]) -> String {
+    let known: Vec<_> = order.iter().filter_map(|s| of.get(*s).map(|n| format!("{n} {s}"))).collect();
+    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+}
+
+const SEATS: &[&str] = &["asking", "setup", "limited", "working", "idle", "starting", "unknown", "exited"];
+const TASKS: &[&str] = &[
+    "asking",
+    "review",
+    "running",
+    "sending",
+    "ready",
+    "preparing",
+    "claimed",
+    "verifying",
+    "queued",
+    "retry_wait",
+    "held",
+    "completed",
+    "failed",
+    "timed_out",
+    "cancelled",
+];
+
+fn lines(o: &Overview) -> String {
+    let mut out = format!(
+        "daemon    pid {}, version {}, for {}\nsessions  {}\ntasks     {}\n",
+        o.pid,
+        o.version,
+        text::ago(o.since, clock::wall()),
+        counts(&o.seats, SEATS),
+        counts(&o.tasks, TASKS)
+    );
+    for (provider, until) in &o.parked {
+        out.push_str(&format!("parked    {} until {until:.0}\n", text::safe(provider)));
+    }
+    out
+}
+
+/// What needs a human first, then what moves; nothing that is over.
+fn line(o: &Overview) -> String {
+    let n = |of: &BTreeMap<String, u64>, s: &str| of.get(s).copied().unwrap_or(0);
+    let parts = [
+        ("ask", n(&o.tasks, "asking").max(n(&o.seats, "asking"))),
+        ("setup", n(&o.seats, "setup")),
+        ("review", n(&o.tasks, "review")),
+        ("working", n(&o.seats, "working")),
+        ("idle", n(&o.seats, "idle")),
+        ("queued", n(&o.tasks, "queued") + n(&o.tasks, "retry_wait")),
+    ];
+    let shown: Vec<_> = parts.iter().filter(|(_, n)| *n > 0).map(|(word, n)| format!("{word} {n}")).collect();
+    if shown.is_empty() { "-".to_owned() } else { shown.join("  ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_first_what_needs_a_human() {
+        let map = |of: &[(&str, u64)]| of.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        let o = Overview {
+            pid: 1,
+            version: "1".into(),
+            since: clock::Timestamp::UNIX_EPOCH,
+            state_dir: "/s".into(),
+            runs: 3,
+            seats: map(&[("idle", 2), ("asking", 1)]),
+            tasks: map(&[("asking", 1), ("queued", 4), ("retry_wait", 1), ("completed", 9)]),
+            parked: BTreeMap::new(),
+        };
+        assert_eq!(line(&o), "ask 1  idle 2  queued 5");
+        assert_eq!(counts(&o.tasks, TASKS), "1 asking, 4 queued, 1 retry_wait, 9 completed");
+    }
+}

@@ -1,0 +1,102 @@
+//! Text for people's terminals: nothing an agent or a prompt says gets to steer them (T7).
+
+use std::fmt::Write;
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::clock::Timestamp;
+
+/// Returns the text with control, bidi and zero-width characters made visible; newline and tab stay.
+pub(super) fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{061c}' => {
+                let _ = write!(out, "<U+{:04X}>", u32::from(c));
+            }
+            c if c.is_control() => {
+                let _ = write!(out, "\\x{:02x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Returns the text on one line of at most `max` characters.
+pub(super) fn line(text: &str, max: usize) -> String {
+    let joined = safe(&text.split_whitespace().collect::<Vec<_>>().join(" "));
+    if joined.chars().count() <= max {
+        return joined;
+    }
+    let mut cut: String = joined.chars().take(max.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+/// Returns rows as columns two blanks apart; the first row is the heading.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> =
+        (0..columns).map(|c| rows.iter().filter_map(|r| r.get(c)).map(|s| s.width()).max().unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut text = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + 2));
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// Returns how long ago, in the largest unit: `3m`, `2h`, `5d`.
+pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
+    span(now.duration_since(then).as_secs().max(0).unsigned_abs())
+}
+
+/// Returns a length of time in its two largest units: `42s`, `3m 10s`, `2h 5m`.
+pub(super) fn span(secs: u64) -> String {
+    match secs {
+        0..60 => format!("{secs}s"),
+        60..3600 => format!("{}m {}s", secs / 60, secs % 60),
+        3600..86_400 => format!("{}h {}m", secs / 3600, secs % 3600 / 60),
+        _ => format!("{}d {}h", secs / 86_400, secs % 86_400 / 3600),
+    }
+}
+
+/// Returns the path with the home folder as `~`.
+pub(super) fn path(path: &std::path::Path) -> String {
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from).filter(|h| h.is_absolute());
+    let shown = match home.and_then(|h| path.strip_prefix(h).ok().map(std::path::Path::to_owned)) {
+        Some(below) if below.as_os_str().is_empty() => "~".to_owned(),
+        Some(below) => format!("~/{}", below.display()),
+        None => path.display().to_string(),
+    };
+    safe(&shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t07_nothing_printed_steers_a_terminal() {
+        assert_eq!(safe("a\x1b[31mb\u{9b}c\u{202e}d\x7f\ttab"), "a\\x1b[31mb\\x9bc<U+202E>d\\x7f\ttab");
+        assert_eq!(line("one\n two\x07 three", 11), "one two\\x0…");
+    }
+
+    #[test]
+    fn columns_line_up_whatever_the_width_of_their_characters() {
+        let rows = [["ID", "STATE"], ["1", "日本"], ["10", "x"]].map(|r| r.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows), "ID  STATE\n1   日本\n10  x\n");
+    }
+
+    #[test]
+    fn time_is_told_in_its_two_largest_units() {
+        assert_eq!([span(5), span(70), span(7500), span(200_000)], ["5s", "1m 10s", "2h 5m", "2d 7h"]);
+    }
+}
