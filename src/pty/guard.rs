@@ -135,8 +135,7 @@ impl Guard {
     }
 
     fn run(mut self) -> io::Result<()> {
-        // Blocked for good: whatever is sent to the group or the session is for the agent. What the agent gets is
-        // decided by its own mask, which `Command` clears.
+        // Blocked for good: whatever is sent to the group or the session is for the agent.
         SigSet::all().thread_block()?;
         let children =
             SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
@@ -167,24 +166,23 @@ impl Guard {
         std::env::set_current_dir(cwd).map_err(|e| failed(true, &e))?;
         let mut command = Command::new(parts.next().unwrap_or_default());
         command.args(parts);
-        if let Some(slave) = &self.slave {
+        if self.slave.is_some() {
             command.process_group(0);
-            if self.foreground {
-                let slave = slave.as_raw_fd();
-                let take_terminal = move || {
-                    // SAFETY: the guard holds it open across the fork.
-                    let slave = unsafe { BorrowedFd::borrow_raw(slave) };
-                    // Not yet in the foreground, the call would stop us.
-                    let quiet = SigSet::from(Signal::SIGTTOU);
-                    quiet.thread_block()?;
-                    rustix::termios::tcsetpgrp(slave, rustix::process::getpid())?;
-                    quiet.thread_unblock()?;
-                    Ok(())
-                };
-                // SAFETY: four async-signal-safe system calls, no allocation, no lock.
-                unsafe { command.pre_exec(take_terminal) };
-            }
         }
+        let terminal = self.slave.as_ref().filter(|_| self.foreground).map(|slave| slave.as_raw_fd());
+        let at_last = move || {
+            if let Some(slave) = terminal {
+                // SAFETY: the guard holds it open across the fork.
+                let slave = unsafe { BorrowedFd::borrow_raw(slave) };
+                // From the background this would stop us, were our signals not blocked still.
+                rustix::termios::tcsetpgrp(slave, rustix::process::getpid())?;
+            }
+            // `Command` hands our mask on; nothing is blocked for the agent.
+            SigSet::empty().thread_set_mask()?;
+            Ok(())
+        };
+        // SAFETY: three async-signal-safe system calls, no allocation, no lock.
+        unsafe { command.pre_exec(at_last) };
         let child = command.spawn().map_err(|e| failed(false, &e))?;
         let pid = child.id().cast_signed();
         // It cannot be gone: only we reap it, and its `stat` can be read until then.

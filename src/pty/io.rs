@@ -379,7 +379,7 @@ impl Io {
         }
     }
 
-    /// The outer terminal is gone. Without us the agent's would be too: closing ours tells it in the same way.
+    /// The outer terminal is gone. Without us the agent's would be too: closed, it reads its end and fails to write.
     fn hang_up(&mut self) {
         if self.hung_up {
             return;
@@ -396,9 +396,14 @@ impl Io {
             }
         }
         self.keys.fail();
-        // In its own terminal a command may outlive the hangup (nohup); in a pane nobody would know of it any more.
         if self.parts.seat == Seat::Pane {
+            // Nobody would know any more of what survives here.
             self.order(Order::End { all: true, grace_ms: millis(HANGUP_GRACE) });
+        } else {
+            // The kernel tells the leader of the session only, and leaves it to a shell to tell its jobs; the agent may
+            // choose to survive it (nohup).
+            self.order(Order::Signal { signal: nix::libc::SIGHUP, group: true });
+            self.order(Order::Continue { foreground: false });
         }
     }
 

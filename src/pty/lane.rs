@@ -165,7 +165,7 @@ mod tests {
         drop(to);
         let (mut arena, mut sent) = (Arena::new(), Vec::new());
         while lane.is_clear() {
-            let chunk: Vec<u8> = (0..60_000).map(|i| (i + sent.len() * 7) as u8).collect();
+            let chunk: Vec<u8> = (0..ROOM).map(|i| (i + sent.len() * 7) as u8).collect();
             io::Write::write_all(&mut agent, &chunk).unwrap();
             sent.extend_from_slice(&chunk);
             let read = arena.read(lane.from.as_ref().unwrap()).unwrap();

@@ -1,6 +1,8 @@
 //! End-to-end tests: real tmux, real git, real SQLite; each test in folders and sockets of its own.
 
 mod fake_agent;
+mod support;
 mod tidy;
 mod tmux;
 mod worktree;
+mod wrap;
