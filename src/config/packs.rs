@@ -20,7 +20,7 @@ impl Packs {
         for file in files {
             let parsed = fs_err::read_to_string(&file)
                 .map_err(|e| PackError { file: file.clone(), line: 1, why: e.to_string() })
-                .and_then(|text| Pack::parse(&file, &text));
+                .and_then(|text| Pack::parse_checked(&file, &text));
             match parsed {
                 Ok(pack) => packs.insert(pack),
                 Err(e) => errors.push(e),

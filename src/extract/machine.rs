@@ -144,6 +144,7 @@ pub(crate) struct Machine {
     owed: bool,
     level: Level,
     level_rule: String,
+    level_source: Source,
     idle_since: Option<Duration>,
     /// When to look again whether `working` after an end means another turn.
     recheck: Option<Duration>,
@@ -178,6 +179,7 @@ impl Machine {
             owed: false,
             level: Level::Unknown,
             level_rule: String::new(),
+            level_source: Source::Screen,
             idle_since: None,
             recheck: None,
             ours: None,
@@ -286,6 +288,13 @@ impl Machine {
         self.entered(now);
     }
 
+    /// Nothing of this agent tells its state.
+    pub(crate) fn unknowable(&mut self, now: Duration) {
+        if self.state == SessionState::Starting {
+            self.enter(SessionState::Unknown, Source::Timer, "no.witness", now);
+        }
+    }
+
     /// The program takes its status back: it is about to end.
     pub(crate) fn status_cleared(&mut self) {
         self.status = None;
@@ -344,6 +353,7 @@ impl Machine {
         }
         let before = std::mem::replace(&mut self.level, reading.level.clone());
         self.level_rule.clone_from(&reading.rule);
+        self.level_source = source;
         let rule = reading.rule.clone();
         match &reading.level {
             // A frame that nothing explains and a picker over the frame change nothing.
@@ -683,7 +693,7 @@ impl Machine {
     }
 
     fn busy_source(&self) -> Source {
-        if self.status.is_some() { Source::Osc } else { Source::Screen }
+        if self.status.is_some() { Source::Osc } else { self.level_source }
     }
 
     fn settle_state(&mut self, now: Duration, source: Source, rule: &str) {
@@ -719,13 +729,13 @@ impl Machine {
     fn idle_stood(&mut self, now: Duration, eyes: &dyn Eyes) {
         let rule = self.level_rule.clone();
         if self.asking.is_some() && self.status.is_none() {
-            self.answered(None, Source::Screen, &rule, now);
+            self.answered(None, self.level_source, &rule, now);
             return;
         }
         if self.turn.is_none() {
             self.setup = None;
             self.ready = true;
-            self.enter(SessionState::Idle, Source::Screen, &rule, now);
+            self.enter(SessionState::Idle, self.level_source, &rule, now);
             return;
         }
         let verdict = eyes.verdict();
@@ -733,11 +743,11 @@ impl Machine {
         let by_key = self.interrupted.is_some_and(|at| idle_since <= at + INTERRUPT_WINDOW);
         let (outcome, source, rule) = match (verdict.failed, verdict.interrupted) {
             (Some((rule, message)), _) => {
-                (Outcome::Failed { reason: FailReason::Other, message }, Source::Screen, rule)
+                (Outcome::Failed { reason: FailReason::Other, message }, self.level_source, rule)
             }
-            (None, Some(rule)) => (Outcome::Interrupted, Source::Screen, rule),
+            (None, Some(rule)) => (Outcome::Interrupted, self.level_source, rule),
             (None, None) if by_key => (Outcome::Interrupted, Source::Input, "interrupt.key".to_owned()),
-            (None, None) => (Outcome::Done { answer: None }, Source::Screen, rule),
+            (None, None) => (Outcome::Done { answer: None }, self.level_source, rule),
         };
         // Waiting is over: it stood long enough already.
         self.status = self.status.map(|_| false);

@@ -2,12 +2,14 @@
 
 pub mod adapters;
 pub mod cast;
+mod dialog;
 pub mod event;
 mod machine;
 mod markdown;
 pub mod pattern;
 pub(crate) mod rules;
 mod scanner;
+mod settled;
 pub mod signal;
 mod status;
 
@@ -19,13 +21,17 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::extract::adapters::{AdapterError, Reports};
-use crate::extract::event::{Ask, AskKind, Draft, FailReason, LimitKind, SessionState, Source, Span};
+use crate::extract::dialog::Dialog;
+use crate::extract::event::{Ask, AskKind, Body, Draft, FailReason, LimitKind, SessionState, Source, Span};
 use crate::extract::machine::{Config, Eyes, Machine};
-use crate::extract::pattern::Pack;
-use crate::extract::rules::{Composer, Rules, Verdict};
+use crate::extract::pattern::{Mode, Pack};
+use crate::extract::rules::{Composer, Level, Rules, Verdict};
 use crate::extract::scanner::{Hit, Scanner};
+use crate::extract::settled::Settled;
+use crate::extract::signal::{Claim, Signal};
 use crate::extract::status::Status;
 use crate::term::keys::{Key, Keys};
+use crate::term::lines::{Finished, Lines};
 use crate::term::screen::{Grid, Screen, ScreenText, blank};
 
 /// The screen is compared after this much quiet, ..
@@ -34,6 +40,9 @@ const QUIET: Duration = Duration::from_millis(30);
 const LAGGING: Duration = Duration::from_millis(100);
 /// .. and at the end of a synchronized frame, but not more often than this.
 const FRAME: Duration = Duration::from_millis(16);
+
+/// Most events a second that settled lines make; a flood is told by its first ones and a note.
+const MAX_LINE_EVENTS: u32 = 256;
 
 /// How an [`Extractor`] is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +100,9 @@ struct Core {
     options: Options,
     /// Whether the pack trusts status reports in the stream.
     status: bool,
-    grid: Grid,
+    /// Whether the pack has anything to see on a screen.
+    wants_screen: bool,
+    terminal: Terminal,
     sight: Sight,
     machine: Machine,
     bracketed_paste: bool,
@@ -105,10 +116,67 @@ struct Core {
     last_look: Option<Duration>,
 }
 
+/// Where the output goes.
+#[derive(Debug)]
+enum Terminal {
+    Grid(Box<Grid>),
+    Lines(Box<LineReader>),
+}
+
+/// A line-mode agent's output and what reads its finished rows.
+#[derive(Debug)]
+struct LineReader {
+    lines: Lines,
+    finished: Finished,
+    /// Compiled when the first row is finished.
+    settled: Option<Option<Settled>>,
+    /// Second in which events were counted, and how many.
+    window: (u64, u32),
+}
+
+impl Terminal {
+    fn new(mode: Mode, cols: u16, rows: u16) -> Self {
+        match mode {
+            Mode::Tui => Self::Grid(Box::new(Grid::new(cols, rows))),
+            Mode::Line => Self::Lines(Box::new(LineReader {
+                lines: Lines::new(cols, rows),
+                finished: Finished::default(),
+                settled: None,
+                window: (0, 0),
+            })),
+        }
+    }
+}
+
+impl Screen for Terminal {
+    fn process(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Grid(grid) => grid.process(bytes),
+            Self::Lines(reader) => reader.lines.process(bytes),
+        }
+    }
+
+    fn resize(&mut self, cols: u16, rows: u16) {
+        match self {
+            Self::Grid(grid) => grid.resize(cols, rows),
+            Self::Lines(reader) => reader.lines.resize(cols, rows),
+        }
+    }
+
+    fn look(&self, text: &mut ScreenText) -> bool {
+        match self {
+            Self::Grid(grid) => grid.look(text),
+            Self::Lines(reader) => reader.lines.look(text),
+        }
+    }
+}
+
 /// What the screen shows and what it means.
 #[derive(Debug)]
 struct Sight {
     pack: Arc<Pack>,
+    /// Turns of a line-mode agent.
+    dialog: Option<Dialog>,
     /// Compiled when the first frame is looked at: a run that ends before costs nothing.
     rules: Option<Rules>,
     text: ScreenText,
@@ -118,7 +186,12 @@ struct Sight {
 
 impl Eyes for Sight {
     fn verdict(&self) -> Verdict {
-        self.rules.as_ref().map(|r| r.verdict(&self.text)).unwrap_or_default()
+        let mut verdict = self.rules.as_ref().map(|r| r.verdict(&self.text)).unwrap_or_default();
+        if let Some(dialog) = &self.dialog {
+            // Rows of a line-mode agent are what it wrote: nothing was drawn over them.
+            verdict.message = Some((dialog.answer().to_owned(), true)).filter(|(text, _)| !text.is_empty());
+        }
+        verdict
     }
 
     fn reason(&self, message: &str) -> Option<(FailReason, Option<LimitKind>)> {
@@ -140,8 +213,13 @@ impl Extractor {
         let core = Core {
             options,
             status: pack.adapters.iter().any(|a| a == status::PROTOCOL),
-            grid: Grid::new(options.cols, options.rows),
+            terminal: Terminal::new(pack.mode, options.cols, options.rows),
+            wants_screen: rules::wants_screen(&pack),
             sight: Sight {
+                dialog: match pack.mode {
+                    Mode::Line => rules::line_composer(&pack).map(Dialog::new),
+                    Mode::Tui => None,
+                },
                 pack,
                 rules: None,
                 text: blank(options.cols, options.rows),
@@ -172,7 +250,7 @@ impl Extractor {
         let mut drawn = 0;
         scanner.scan(bytes, off, |hit, next| match hit {
             Hit::FrameEnd => {
-                core.grid.process(&bytes[drawn..next]);
+                core.terminal.process(&bytes[drawn..next]);
                 drawn = next;
                 core.touched(now);
                 if core.last_look.is_none_or(|at| now >= at + FRAME) {
@@ -185,16 +263,18 @@ impl Extractor {
             Hit::Mode { .. } | Hit::Bell => {}
         });
         if drawn < bytes.len() {
-            core.grid.process(&bytes[drawn..]);
+            core.terminal.process(&bytes[drawn..]);
             core.touched(now);
         }
+        core.finished(now);
     }
 
     /// Takes the news that output was not seen: what stands on the screen is not known until it is drawn anew.
     pub fn gap(&mut self, now: Duration) {
         self.tick(now);
         self.scanner = Scanner::new();
-        self.core.grid = Grid::new(self.core.options.cols, self.core.options.rows);
+        let Options { cols, rows, .. } = self.core.options;
+        self.core.terminal = Terminal::new(self.core.sight.pack.mode, cols, rows);
     }
 
     /// Takes what a human typed; terminal replies in it (focus, DA1, CPR, ..) are not keys.
@@ -231,7 +311,7 @@ impl Extractor {
     pub fn resize(&mut self, cols: u16, rows: u16, now: Duration) {
         self.tick(now);
         self.core.options = Options { cols, rows, ..self.core.options };
-        self.core.grid.resize(cols, rows);
+        self.core.terminal.resize(cols, rows);
         self.core.touched(now);
     }
 
@@ -285,13 +365,16 @@ impl Extractor {
     pub fn screen(&self) -> ScreenText {
         let Options { cols, rows, .. } = self.core.options;
         let mut text = blank(cols, rows);
-        self.core.grid.look(&mut text);
+        self.core.terminal.look(&mut text);
         text
     }
 }
 
 impl Core {
     fn touched(&mut self, now: Duration) {
+        if !self.wants_screen {
+            return self.machine.unknowable(now);
+        }
         self.dirty.get_or_insert(now);
         self.last_output = now;
     }
@@ -304,13 +387,58 @@ impl Core {
     fn look(&mut self, now: Duration) {
         self.dirty = None;
         self.last_look = Some(now);
-        let Self { sight, grid, machine, .. } = self;
-        let changed = grid.look(&mut sight.text);
+        let Self { sight, terminal, machine, .. } = self;
+        let changed = terminal.look(&mut sight.text);
         if changed || std::mem::take(&mut sight.titled) {
             let rules = sight.rules.get_or_insert_with(|| Rules::new(&sight.pack));
             let reading = rules.read(&sight.text, &sight.title);
             self.composer.clone_from(&reading.composer);
-            machine.level(&reading, Source::Screen, now, sight);
+            let source = if sight.dialog.is_some() { Source::Line } else { Source::Screen };
+            if let (Some(dialog), Some(row)) = (&mut sight.dialog, sight.text.lines.last())
+                && dialog.current(row, reading.level == Level::Idle)
+            {
+                machine.signal(prompt_taken(), None, now, sight);
+            }
+            machine.level(&reading, source, now, sight);
+        }
+    }
+
+    /// Reads the rows that a line-mode agent finished.
+    fn finished(&mut self, now: Duration) {
+        let Self { sight, terminal: Terminal::Lines(reader), machine, .. } = self else { return };
+        let LineReader { lines, finished, settled, window } = reader.as_mut();
+        lines.take(finished);
+        if finished.text.is_empty() {
+            return;
+        }
+        if let Some(settled) = settled.get_or_insert_with(|| Settled::new(&sight.pack)) {
+            settled.read(&finished.text, |rule, body| {
+                if window.0 != now.as_secs() {
+                    *window = (now.as_secs(), 0);
+                }
+                window.1 += 1;
+                let body = match window.1.cmp(&MAX_LINE_EVENTS) {
+                    std::cmp::Ordering::Less => body,
+                    std::cmp::Ordering::Equal => Body::Note {
+                        code: "events.capped".into(),
+                        text: "more such lines in this second are not told one by one".into(),
+                    },
+                    std::cmp::Ordering::Greater => return,
+                };
+                let claim = Claim::Content(Box::new(body));
+                machine.signal(Signal { source: Source::Line, rule: rule.to_owned(), claim }, None, now, sight);
+            });
+        }
+        if sight.dialog.is_some() {
+            let (mut at, mut wraps) = (0, finished.wraps.iter().peekable());
+            for end in memchr::memchr_iter(b'\n', &finished.text) {
+                let wrapped = wraps.next_if(|w| **w == end).is_some() && sight.pack.soft_wrap;
+                let row = String::from_utf8_lossy(&finished.text[at..end]);
+                if sight.dialog.as_mut().is_some_and(|d| d.finished(&row, wrapped)) {
+                    machine.signal(prompt_taken(), None, now, sight);
+                }
+                at = end + 1;
+            }
         }
     }
 
@@ -348,4 +476,9 @@ impl Core {
             }
         }
     }
+}
+
+/// A line-mode agent took the prompt row that was typed at it.
+fn prompt_taken() -> Signal {
+    Signal { source: Source::Line, rule: "line.prompt".into(), claim: Claim::PromptTaken { text: None } }
 }

@@ -79,6 +79,9 @@ pub struct Pack {
     /// How long a ready input box alone must stand before a turn counts as ended, where nothing better tells.
     #[serde(default = "second")]
     pub idle_ms: u64,
+    /// Line mode: an erase before a line end means that the program wrapped its own words there.
+    #[serde(default)]
+    pub soft_wrap: bool,
     /// Where the input box is.
     pub composer: Option<ComposerRule>,
     /// What the rows of the conversation look like.
@@ -106,7 +109,7 @@ pub type Pattern = Spanned<String>;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComposerRule {
-    /// Its first row; the group `text` is what stands in it.
+    /// Its first row; the group `text` is what stands in it, `before` (line mode) what was there before the prompt.
     pub row: Pattern,
     /// The row just above it.
     pub above: Option<Pattern>,
@@ -116,7 +119,7 @@ pub struct ComposerRule {
     pub more: Option<Pattern>,
     /// Line mode: text that is no prompt but a command to the agent itself.
     pub command: Option<Pattern>,
-    /// Line mode: what an empty box holds behind the cursor; its whole row ends with it.
+    /// Line mode, where it must be given: what an empty box holds behind the cursor.
     pub placeholder: Option<Pattern>,
 }
 
@@ -132,6 +135,8 @@ pub struct TranscriptRule {
     pub message: Pattern,
     /// A row that makes its block a tool call and not a message.
     pub tool: Option<Pattern>,
+    /// A row under a message that is not part of it.
+    pub end: Option<Pattern>,
 }
 
 /// What a rule says when it matches.
@@ -458,6 +463,13 @@ impl Pack {
         if pack.version != PACK_VERSION {
             return Err(fault(0, format!("version {} is not supported; write version = {PACK_VERSION}", pack.version)));
         }
+        Ok(pack)
+    }
+
+    /// Parses a pack file that somebody wrote, its patterns included.
+    pub fn parse_checked(file: &Path, text: &str) -> Result<Self, PackError> {
+        let pack = Self::parse(file, text)?;
+        crate::extract::rules::check(&pack, file, text)?;
         Ok(pack)
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use regex::Regex;
 
 use crate::extract::event::{AskKind, FailReason, LimitKind};
-use crate::extract::pattern::{AskRule, Condition, Pack, PackError, Pattern, Region, Says};
+use crate::extract::pattern::{AskRule, Condition, Pack, PackError, Pattern, Region, Rule, Says};
 use crate::term::screen::ScreenText;
 
 /// How many rows that end a turn are remembered, to tell new ones from old ones.
@@ -106,6 +106,7 @@ struct Transcript {
     queued: Option<Regex>,
     message: Regex,
     tool: Option<Regex>,
+    end: Option<Regex>,
 }
 
 /// The compiled rules of a pack.
@@ -152,7 +153,7 @@ impl Rules {
         let conds = |list: &[Condition]| {
             list.iter().map(|c| Ok(Cond { region: c.r#in, row: regex(&c.row)? })).collect::<Result<Vec<_>, _>>()
         };
-        let mut specs: Vec<_> = pack.rules.iter().collect();
+        let mut specs: Vec<_> = pack.rules.iter().filter(|r| of_screen(r)).collect();
         specs.sort_by_key(|r| std::cmp::Reverse(r.priority));
         let mut rules = Vec::with_capacity(specs.len());
         for spec in specs {
@@ -180,6 +181,7 @@ impl Rules {
                 queued: maybe(t.queued.as_ref())?,
                 message: regex(&t.message)?,
                 tool: maybe(t.tool.as_ref())?,
+                end: maybe(t.end.as_ref())?,
             }),
             None => None,
         };
@@ -292,7 +294,9 @@ impl Rules {
         for start in layout.turn.clone().rev() {
             let Some(caps) = t.message.captures(&screen.lines[start]) else { continue };
             let body = &screen.lines[start + 1..end];
-            let body: Vec<&String> = body.iter().take_while(|r| r.is_empty() || r.starts_with(' ')).collect();
+            let ends = |r: &str| t.end.as_ref().is_some_and(|end| end.is_match(r));
+            let inside = |r: &&String| (r.is_empty() || r.starts_with(' ')) && !ends(r);
+            let body: Vec<&String> = body.iter().take_while(inside).collect();
             if body.iter().any(|r| t.tool.as_ref().is_some_and(|tool| tool.is_match(r))) {
                 end = start;
                 continue;
@@ -309,9 +313,40 @@ impl Rules {
     }
 }
 
+/// Whether a rule reads the screen, and not lines that scroll by.
+fn of_screen(rule: &Rule) -> bool {
+    !matches!(rule.says, Says::Error | Says::Test)
+}
+
+/// Whether a pack has anything to see on a screen.
+pub(crate) fn wants_screen(pack: &Pack) -> bool {
+    pack.composer.is_some() || pack.rules.iter().any(of_screen)
+}
+
+/// The prompt of a line-mode agent.
+#[derive(Debug)]
+pub(crate) struct LineComposer {
+    pub(crate) row: Regex,
+    pub(crate) more: Option<Regex>,
+    pub(crate) command: Option<Regex>,
+}
+
+/// Compiles the prompt of a line-mode pack, if it has one.
+pub(crate) fn line_composer(pack: &Pack) -> Option<LineComposer> {
+    let c = pack.composer.as_ref()?;
+    let compile = |p: &Pattern| regex(p).expect("the patterns of a pack are checked when it is read");
+    Some(LineComposer {
+        row: compile(&c.row),
+        more: c.more.as_ref().map(compile),
+        command: c.command.as_ref().map(compile),
+    })
+}
+
 /// Checks every pattern of a pack that somebody wrote.
 pub(crate) fn check(pack: &Pack, file: &Path, text: &str) -> Result<(), PackError> {
-    Rules::try_new(pack).map(drop).map_err(|(at, why)| PackError {
+    let lines = pack.rules.iter().filter(|r| !of_screen(r)).flat_map(|r| &r.all);
+    let lines = lines.map(|c| regex(&c.row).map(drop)).collect::<Result<(), _>>();
+    lines.and(Rules::try_new(pack).map(drop)).map_err(|(at, why)| PackError {
         file: file.to_owned(),
         line: text[..at.min(text.len())].matches('\n').count() + 1,
         why,
@@ -333,6 +368,8 @@ impl CompiledComposer {
     fn find(&self, screen: &ScreenText) -> Option<(Range<usize>, String)> {
         let rows = &screen.lines;
         (0..rows.len()).rev().find_map(|i| {
+            // In line mode the box is the row being written.
+            (self.placeholder.is_none() || i + 1 == rows.len()).then_some(())?;
             let caps = self.row.captures(&rows[i])?;
             if let Some(above) = &self.above {
                 above.is_match(rows.get(i.checked_sub(1)?)?).then_some(())?;

@@ -1,0 +1,456 @@
+//! A line-mode program's terminal: rows that are finished, and the one that is being written.
+//!
+//! Much cheaper than a grid: escape sequences are jumped over, whole lines are copied once. Only what line editors and
+//! progress bars use is acted on: CR, backspace, moves along the row, erasing. Columns have no end here, so a row is
+//! the line as it was written, whatever the width of the terminal.
+
+use memchr::{memchr2, memchr3};
+use unicode_width::UnicodeWidthChar as _;
+
+use crate::term::screen::{Screen, ScreenText};
+
+/// A longer line is cut into rows of this length (F27).
+const MAX_ROW_BYTES: usize = 64 * 1024;
+/// Finished rows that are kept to be shown.
+const HISTORY: usize = 200;
+
+const BEL: u8 = 0x07;
+const BS: u8 = 0x08;
+const ESC: u8 = 0x1b;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ground,
+    Esc,
+    Csi,
+    Osc,
+    OscEsc,
+    Str,
+    StrEsc,
+}
+
+/// The terminal; see the module.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    cols: u16,
+    rows: u16,
+    state: State,
+    params: [u16; 4],
+    count: usize,
+    private: bool,
+    /// The row being written.
+    current: Vec<u8>,
+    /// Column of the cursor; none at the end of the row.
+    cursor: Option<usize>,
+    /// The rest of the row was erased and nothing written since.
+    erased: bool,
+    /// A CR came last: with LF it ends a line, with anything else it goes to column 0.
+    returned: bool,
+    /// Finished rows since the last [`Self::take`], each ended by LF.
+    out: Vec<u8>,
+    /// Offsets in `out` of line ends that an erase came before: where a program wraps its own words.
+    wraps: Vec<usize>,
+    /// The last finished rows, each ended by LF.
+    history: Vec<u8>,
+    alternate: bool,
+}
+
+/// Rows that were finished.
+#[derive(Debug, Default)]
+pub(crate) struct Finished {
+    /// The rows, each ended by LF.
+    pub(crate) text: Vec<u8>,
+    /// Offsets of line ends that came right after an erase to the end of the row.
+    pub(crate) wraps: Vec<usize>,
+}
+
+impl Lines {
+    pub(crate) fn new(cols: u16, rows: u16) -> Self {
+        Self {
+            cols,
+            rows,
+            state: State::Ground,
+            params: [0; 4],
+            count: 0,
+            private: false,
+            current: Vec::new(),
+            cursor: None,
+            erased: false,
+            returned: false,
+            out: Vec::new(),
+            wraps: Vec::new(),
+            history: Vec::new(),
+            alternate: false,
+        }
+    }
+
+    /// Exchanges the rows finished since the last call for the emptied `spare`.
+    pub(crate) fn take(&mut self, spare: &mut Finished) {
+        spare.text.clear();
+        spare.wraps.clear();
+        std::mem::swap(&mut self.out, &mut spare.text);
+        std::mem::swap(&mut self.wraps, &mut spare.wraps);
+        self.remember(&spare.text);
+    }
+
+    /// The row being written and the column of the cursor in it.
+    pub(crate) fn current(&self) -> (String, usize) {
+        let text = String::from_utf8_lossy(&self.current).into_owned();
+        let col = if self.returned { 0 } else { self.cursor.unwrap_or_else(|| width(&text)) };
+        (text, col)
+    }
+
+    /// Keeps the last finished rows to be shown.
+    fn remember(&mut self, text: &[u8]) {
+        let mut start = text.len().saturating_sub(1);
+        for _ in 0..HISTORY {
+            match memchr::memrchr(b'\n', &text[..start]) {
+                Some(at) => start = at,
+                None => {
+                    start = 0;
+                    break;
+                }
+            }
+        }
+        let start = if start == 0 { 0 } else { start + 1 };
+        self.history.extend_from_slice(&text[start..]);
+        if self.history.len() > 2 * MAX_ROW_BYTES {
+            let cut = self.history.len() - MAX_ROW_BYTES;
+            let cut = memchr::memchr(b'\n', &self.history[cut..]).map_or(self.history.len(), |at| cut + at + 1);
+            self.history.drain(..cut);
+        }
+    }
+
+    fn write(&mut self, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.returned) {
+            self.cursor = Some(0);
+        }
+        self.erased = false;
+        match self.cursor {
+            None => self.current.extend_from_slice(text),
+            Some(col) => {
+                let new = String::from_utf8_lossy(text).into_owned();
+                let (mut row, at) = self.chars(col);
+                let end = (at + new.chars().count()).min(row.len());
+                row.splice(at..end, new.chars());
+                let col = col + width(&new);
+                self.set(&row);
+                self.cursor = (col < width_of(&row)).then_some(col);
+            }
+        }
+        while self.current.len() > MAX_ROW_BYTES {
+            let rest = self.current.split_off(MAX_ROW_BYTES);
+            let row = std::mem::replace(&mut self.current, rest);
+            self.wraps.push(self.out.len() + row.len());
+            self.out.extend_from_slice(&row);
+            self.out.push(b'\n');
+        }
+    }
+
+    fn newline(&mut self) {
+        if self.erased {
+            self.wraps.push(self.out.len() + self.current.len());
+        }
+        self.out.extend_from_slice(&self.current);
+        self.out.push(b'\n');
+        self.current.clear();
+        (self.cursor, self.erased, self.returned) = (None, false, false);
+    }
+
+    /// The row as characters, padded so that the index of column `col` exists; and that index.
+    fn chars(&self, col: usize) -> (Vec<char>, usize) {
+        let mut row: Vec<char> = String::from_utf8_lossy(&self.current).chars().collect();
+        let (mut at, mut seen) = (0, 0);
+        while at < row.len() && seen < col {
+            seen += row[at].width().unwrap_or(0);
+            at += 1;
+        }
+        row.extend(std::iter::repeat_n(' ', col.min(MAX_ROW_BYTES).saturating_sub(seen)));
+        at += col.min(MAX_ROW_BYTES).saturating_sub(seen);
+        (row, at)
+    }
+
+    fn set(&mut self, row: &[char]) {
+        self.current.clear();
+        let mut buf = [0; 4];
+        for c in row {
+            self.current.extend_from_slice(c.encode_utf8(&mut buf).as_bytes());
+        }
+    }
+
+    fn col(&self) -> usize {
+        if self.returned { 0 } else { self.cursor.unwrap_or_else(|| width(&String::from_utf8_lossy(&self.current))) }
+    }
+
+    fn go(&mut self, col: usize) {
+        self.returned = false;
+        self.cursor = Some(col.min(MAX_ROW_BYTES));
+    }
+
+    /// Control bytes in a stretch without LF and ESC.
+    fn plain(&mut self, mut text: &[u8]) {
+        while let Some(at) = memchr3(b'\r', BS, BEL, text) {
+            self.write(&text[..at]);
+            match text[at] {
+                b'\r' => self.returned = true,
+                BS => self.go(self.col().saturating_sub(1)),
+                _ => {}
+            }
+            text = &text[at + 1..];
+        }
+        self.write(text);
+    }
+
+    fn csi(&mut self, last: u8) {
+        let n = usize::from(self.params[0]);
+        match last {
+            b'C' => self.go(self.col() + n.max(1)),
+            b'D' => self.go(self.col().saturating_sub(n.max(1))),
+            b'G' | b'`' => self.go(n.max(1) - 1),
+            b'K' => self.erase(n),
+            b'P' => {
+                let (mut row, at) = self.chars(self.col());
+                let end = (at + n.max(1)).min(row.len());
+                row.drain(at..end);
+                self.set(&row);
+            }
+            b'J' if n >= 2 => {
+                // A cleared screen begins anew.
+                self.history.clear();
+                self.current.clear();
+                (self.cursor, self.returned) = (None, false);
+            }
+            b'h' | b'l' if self.private => {
+                let modes = &self.params[..=self.count.min(3)];
+                if modes.iter().any(|m| matches!(m, 47 | 1047 | 1049)) {
+                    self.alternate = last == b'h';
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn erase(&mut self, what: usize) {
+        let col = self.col();
+        match what {
+            0 => {
+                if col == 0 {
+                    self.current.clear();
+                } else if self.cursor.is_some() {
+                    let (mut row, at) = self.chars(col);
+                    row.truncate(at);
+                    self.set(&row);
+                }
+                (self.cursor, self.returned) = (None, false);
+                self.erased = true;
+            }
+            1 => {
+                let (mut row, at) = self.chars(col);
+                row[..at].fill(' ');
+                self.set(&row);
+                self.go(col);
+            }
+            _ => {
+                self.current.clear();
+                (self.cursor, self.returned) = (if col == 0 { None } else { Some(col) }, false);
+            }
+        }
+    }
+}
+
+fn width(text: &str) -> usize {
+    text.chars().map(|c| c.width().unwrap_or(0)).sum()
+}
+
+fn width_of(row: &[char]) -> usize {
+    row.iter().map(|c| c.width().unwrap_or(0)).sum()
+}
+
+impl Screen for Lines {
+    fn process(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.state {
+                State::Ground => {
+                    let jump = memchr2(b'\n', ESC, &bytes[at..]);
+                    let text = &bytes[at..jump.map_or(bytes.len(), |j| at + j)];
+                    let Some(jump) = jump else {
+                        if !self.alternate {
+                            self.plain(text);
+                        }
+                        return;
+                    };
+                    if !self.alternate {
+                        self.plain(text);
+                        if bytes[at + jump] == b'\n' {
+                            self.newline();
+                        }
+                    }
+                    if bytes[at + jump] == ESC {
+                        self.state = State::Esc;
+                    }
+                    at += jump + 1;
+                }
+                State::Esc => {
+                    self.state = match bytes[at] {
+                        b'[' => {
+                            (self.params, self.count, self.private) = ([0; 4], 0, false);
+                            State::Csi
+                        }
+                        b']' => State::Osc,
+                        b'P' | b'_' | b'^' | b'X' => State::Str,
+                        0x20..=0x2f | ESC => State::Esc,
+                        _ => State::Ground,
+                    };
+                    at += 1;
+                }
+                State::Csi => {
+                    let b = bytes[at];
+                    at += 1;
+                    match b {
+                        b'0'..=b'9' => {
+                            if let Some(p) = self.params.get_mut(self.count) {
+                                *p = p.saturating_mul(10).saturating_add(u16::from(b - b'0'));
+                            }
+                        }
+                        b';' => self.count += 1,
+                        b'?' => self.private = true,
+                        0x40..=0x7e => {
+                            self.state = State::Ground;
+                            self.csi(b);
+                        }
+                        ESC => self.state = State::Esc,
+                        0x18 | 0x1a => self.state = State::Ground,
+                        _ => {}
+                    }
+                }
+                State::Osc | State::Str => {
+                    let osc = self.state == State::Osc;
+                    let stop = if osc { BEL } else { 0x18 };
+                    let Some(jump) = memchr3(ESC, stop, 0x1a, &bytes[at..]) else { return };
+                    self.state = match bytes[at + jump] {
+                        ESC if osc => State::OscEsc,
+                        ESC => State::StrEsc,
+                        _ => State::Ground,
+                    };
+                    at += jump + 1;
+                }
+                State::OscEsc | State::StrEsc => {
+                    if bytes[at] == b'\\' {
+                        self.state = State::Ground;
+                        at += 1;
+                    } else {
+                        self.state = State::Esc;
+                    }
+                }
+            }
+        }
+    }
+
+    fn resize(&mut self, cols: u16, rows: u16) {
+        (self.cols, self.rows) = (cols, rows);
+    }
+
+    fn look(&self, text: &mut ScreenText) -> bool {
+        let shown = usize::from(self.rows.max(2)) - 1;
+        let finished = self.history.strip_suffix(b"\n").unwrap_or(&self.history);
+        let mut lines: Vec<String> = if self.history.is_empty() {
+            Vec::new()
+        } else {
+            let last = finished.rsplit(|b| *b == b'\n').take(shown);
+            last.map(|r| String::from_utf8_lossy(r).trim_end().to_owned()).collect()
+        };
+        lines.reverse();
+        let (current, col) = self.current();
+        lines.push(current);
+        let row = u16::try_from(lines.len() - 1).unwrap_or(u16::MAX);
+        let cursor = (u16::try_from(col).unwrap_or(u16::MAX), row);
+        let fresh = ScreenText { cols: self.cols, rows: self.rows, lines, cursor, alternate: self.alternate };
+        let changed = fresh != *text;
+        *text = fresh;
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rows(bytes: &[u8]) -> (String, String, Vec<usize>) {
+        let mut lines = Lines::new(80, 24);
+        lines.process(bytes);
+        let mut done = Finished::default();
+        lines.take(&mut done);
+        (String::from_utf8_lossy(&done.text).into_owned(), lines.current().0, done.wraps)
+    }
+
+    #[test]
+    fn sequences_go_and_text_stays() {
+        let (done, now, _) = rows(b"\x1b[1;31mred\x1b[0m\r\n\x1b]0;title\x07tab\there\nnext");
+        assert_eq!((done.as_str(), now.as_str()), ("red\ntab\there\n", "next"));
+    }
+
+    #[test]
+    fn a_progress_bar_leaves_its_last_state() {
+        assert_eq!(rows(b"10%\r20%\r100% done\r\n").0, "100% done\n");
+        assert_eq!(rows(b"abc\rX\x1b[K\n").0, "X\n");
+        assert_eq!(rows(b"abc\x08\x08X\n").0, "aXc\n");
+    }
+
+    #[test]
+    fn a_word_that_a_program_wraps_itself_is_told() {
+        let (done, now, wraps) = rows(b"on it, so\x1b[2D\x1b[K\r\nso it");
+        assert_eq!((done.as_str(), now.as_str(), wraps.as_slice()), ("on it, \n", "so it", [7].as_slice()));
+        assert!(rows(b"plain\r\n").2.is_empty());
+    }
+
+    #[test]
+    fn a_spinner_that_was_erased_is_nothing() {
+        assert_eq!(rows("\x1b[1G⠙ \x1b[K\x1b[2K\x1b[1Ganswer\n".as_bytes()).0, "answer\n");
+    }
+
+    #[test]
+    fn the_last_rows_are_shown_and_the_one_being_written() {
+        let mut lines = Lines::new(80, 4);
+        let mut text = crate::term::screen::blank(80, 4);
+        for n in 0..1000 {
+            lines.process(format!("row {n}\r\n").as_bytes());
+            lines.take(&mut Finished::default());
+        }
+        lines.process(b"$ ");
+        assert!(lines.look(&mut text) && !lines.look(&mut text));
+        assert_eq!((text.lines.join("|").as_str(), text.cursor), ("row 997|row 998|row 999|$ ", (2, 3)));
+    }
+
+    #[test]
+    fn f27_a_line_without_end_is_cut() {
+        let (done, now, _) = rows(&vec![b'x'; 3 * MAX_ROW_BYTES]);
+        assert_eq!(done.lines().map(str::len).max(), Some(MAX_ROW_BYTES));
+        assert!(now.len() <= MAX_ROW_BYTES);
+    }
+
+    proptest! {
+        #[test]
+        fn f26_any_split_gives_the_same_rows(
+            bytes in proptest::collection::vec(prop_oneof![
+                Just(b'a'), Just(b'\n'), Just(b'\r'), Just(ESC), Just(b'['), Just(b'2'), Just(b'K'), Just(b'D'),
+                Just(b'G'), Just(b']'), Just(BEL), Just(BS), any::<u8>(),
+            ], 0..80),
+            cut in 0usize..80,
+        ) {
+            let cut = cut.min(bytes.len());
+            let mut split = Lines::new(80, 24);
+            let mut whole = Lines::new(80, 24);
+            split.process(&bytes[..cut]);
+            split.process(&bytes[cut..]);
+            whole.process(&bytes);
+            prop_assert_eq!(&split.out, &whole.out);
+            prop_assert_eq!(split.current(), whole.current());
+        }
+    }
+}
