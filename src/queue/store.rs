@@ -17,6 +17,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +39,9 @@ pub use writer::Tx;
 
 /// Requests that wait for the writer; one more waits in its sender, which slows the sender down and nobody else.
 const QUEUE_LEN: usize = 1024;
+
+/// How often the database is copied beside itself: what a damaged one is restored from.
+const BACKUP_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Idle reading connections that are kept.
 const READERS_KEPT: usize = 4;
@@ -118,12 +122,14 @@ pub struct Options {
     pub committed: Box<dyn Fn(Vec<Arc<Event>>) + Send>,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
+    /// Back up at the start and then this often; never, where none.
+    pub backup_every: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let host = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
-        Self { host, committed: Box::new(|_| {}), clock: clock::wall }
+        Self { host, committed: Box::new(|_| {}), clock: clock::wall, backup_every: Some(BACKUP_EVERY) }
     }
 }
 
@@ -139,6 +145,8 @@ struct Shared {
     damage: Option<Damage>,
     requests: mpsc::Sender<Box<dyn writer::Request>>,
     readers: Mutex<Vec<Connection>>,
+    /// Dropped with the last handle: the end of the backups.
+    _open: crossbeam_channel::Sender<()>,
 }
 
 impl Store {
@@ -154,9 +162,13 @@ impl Store {
     pub fn open_with(path: &Path, options: Options) -> Result<Self, StoreError> {
         let opened = open::open(path)?;
         let (identity, damage) = (opened.identity, opened.damage.clone());
+        let (_open, closed) = crossbeam_channel::bounded(0);
+        if let Some(every) = options.backup_every {
+            open::back_up_regularly(path.to_owned(), every, closed);
+        }
         let requests = writer::start(opened, path.to_owned(), options);
         let readers = Mutex::new(Vec::new());
-        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), identity, damage, requests, readers }) })
+        Ok(Self { shared: Arc::new(Shared { path: path.to_owned(), identity, damage, requests, readers, _open }) })
     }
 
     /// What was lost when the database was opened, if it was damaged.
@@ -222,8 +234,7 @@ impl Store {
         result
     }
 
-    /// Writes a backup beside the database, whole or not at all. The daemon calls it after its start and daily: it is
-    /// what a damaged database is restored from.
+    /// Writes a backup beside the database now, whole or not at all.
     pub async fn backup(&self) -> Result<(), StoreError> {
         let path = self.shared.path.clone();
         self.read(move |conn| open::backup(conn, &path)).await

@@ -72,7 +72,7 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_claimable ON tasks(lane, turn, id) WHERE state = 'queued' AND deps_open = 0 AND due_us IS NULL;
 CREATE INDEX tasks_places ON tasks(lane, place, turn, id) WHERE state = 'queued' AND deps_open = 0 AND due_us IS NULL;
 CREATE INDEX tasks_due ON tasks(due_us) WHERE due_us IS NOT NULL AND state IN ('queued', 'retry_wait');
-CREATE INDEX tasks_open ON tasks(id) WHERE state NOT IN ('queued', 'completed', 'failed', 'cancelled', 'timed_out');
+CREATE INDEX tasks_state ON tasks(state);            -- counts and lists, without reading the wide rows
 
 CREATE TABLE task_deps (
     task  INTEGER NOT NULL REFERENCES tasks(id) ON DELETE CASCADE,

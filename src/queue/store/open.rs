@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{M, Migrations};
@@ -213,6 +214,23 @@ pub(super) fn backup(conn: &Connection, path: &Path) -> Result<(), StoreError> {
         to.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
     }
     fs::rename(&part, backup_of(path)).map_err(why)
+}
+
+/// Backs up now, and then `every` so often until `closed` is: on a thread and a connection of its own, so that a large
+/// queue does not delay anybody.
+pub(super) fn back_up_regularly(path: PathBuf, every: Duration, closed: Receiver<()>) {
+    let work = move || {
+        loop {
+            if let Err(e) = reader(&path).and_then(|conn| backup(&conn, &path)) {
+                tracing::warn!(path = %path.display(), error = %e, "no backup of the queue database");
+            }
+            if closed.recv_timeout(every) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    };
+    let started = std::thread::Builder::new().name("store-backup".to_owned()).spawn(work);
+    drop(started.expect("a thread can be started when the daemon starts"));
 }
 
 /// Sets the damaged file aside (never removes it) and puts the backup in its place.

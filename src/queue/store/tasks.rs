@@ -150,9 +150,8 @@ fn list(conn: &Connection, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
     Ok(found)
 }
 
-/// The candidates of each lane, in the order of their turn: those next in line, and the first of each place, so that a
-/// thousand tasks for one busy tree do not hide the one for an idle tree. At most `per_lane` of either kind.
-fn window(conn: &Connection, lanes: &[Lane], per_lane: usize) -> Result<Vec<Task>, StoreError> {
+/// Next in line, and first of each place; `?1` is the lane, `?2` how many.
+pub(super) fn window_queries() -> [String; 2] {
     const CLAIMABLE: &str = "state = 'queued' AND deps_open = 0 AND due_us IS NULL";
     let next = format!("SELECT id FROM tasks WHERE lane = ?1 AND {CLAIMABLE} ORDER BY turn, id LIMIT ?2");
     // Jumps from place to place in the index: reads as many rows as there are places, not tasks.
@@ -165,6 +164,13 @@ fn window(conn: &Connection, lanes: &[Lane], per_lane: usize) -> Result<Vec<Task
          SELECT (SELECT id FROM tasks t WHERE t.lane = ?1 AND {CLAIMABLE} AND t.place = p.place
                  ORDER BY t.turn, t.id LIMIT 1) FROM p WHERE p.place IS NOT NULL"
     );
+    [next, first_of_place]
+}
+
+/// The candidates of each lane, in the order of their turn: those next in line, and the first of each place, so that a
+/// thousand tasks for one busy tree do not hide the one for an idle tree. At most `per_lane` of either kind.
+fn window(conn: &Connection, lanes: &[Lane], per_lane: usize) -> Result<Vec<Task>, StoreError> {
+    let [next, first_of_place] = window_queries();
     let limit = i64::try_from(per_lane).unwrap_or(i64::MAX);
     let mut ids = std::collections::BTreeSet::new();
     for sql in [&next, &first_of_place] {

@@ -450,7 +450,7 @@ fn damage(path: &Path) {
 fn with_tasks(path: &Path, n: usize, backup: bool) {
     let rt = tokio::runtime::Runtime::new().unwrap();
     rt.block_on(async {
-        let store = Store::open(path).unwrap();
+        let store = Store::open_with(path, Options { backup_every: None, ..Options::default() }).unwrap();
         store.add_tasks((0..n).map(|n| spec(&n.to_string())).collect()).await.unwrap();
         if backup {
             store.backup().await.unwrap();
@@ -587,4 +587,118 @@ fn t21_the_files_are_private_whatever_the_mode_was() {
         files += 1;
     }
     assert!(files >= 4, "database, log, index, backup");
+}
+
+/// What SQLite says about how it runs a query.
+fn query_plan(conn: &Connection, sql: &str) -> String {
+    let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let mut rows = explain.raw_query();
+    let mut plan = String::new();
+    while let Some(row) = rows.next().unwrap() {
+        plan += &row.get::<_, String>(3).unwrap();
+        plan += "\n";
+    }
+    plan
+}
+
+#[test]
+fn f51_the_queries_of_a_claim_read_an_index_and_sort_nothing() {
+    let b = bench();
+    let plans = b.store.read_blocking(|c| Ok(tasks::window_queries().map(|sql| query_plan(c, &sql)))).unwrap();
+    for (plan, index) in plans.iter().zip(["tasks_claimable", "tasks_places"]) {
+        let tasks: Vec<_> = plan.lines().filter(|l| l.contains("tasks") || l.contains(" t ")).collect();
+        assert!(!tasks.is_empty() && tasks.iter().all(|l| l.starts_with("SEARCH") && l.contains(index)), "{plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+    let live = b.store.read_blocking(|c| Ok(query_plan(c, "SELECT task FROM attempts WHERE live = 1 ORDER BY task")));
+    assert!(live.unwrap().contains("attempts_live_task"));
+    let count = b.store.read_blocking(|c| Ok(query_plan(c, "SELECT state, count(*) FROM tasks GROUP BY state")));
+    assert!(count.unwrap().contains("COVERING INDEX tasks_state"));
+}
+
+#[test]
+fn the_first_backup_is_made_at_the_start() {
+    let b = bench();
+    let backup = b.path.with_file_name("orchwrap.db.bak");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !backup.exists() {
+        assert!(std::time::Instant::now() < deadline, "no backup");
+        std::thread::yield_now();
+    }
+}
+
+const KILLED: &str = "ORCHWRAP_TEST_STORE";
+
+/// Not a test: the process that the next one kills. Tells what was promised, one line each.
+#[test]
+#[ignore = "run by f01_f47_every_promise_survives_kill_9"]
+fn promises_until_it_is_killed() {
+    let Some(path) = std::env::var_os(KILLED) else { return };
+    let store = Store::open(Path::new(&path)).unwrap();
+    loop {
+        let id = store.write_blocking(|tx| tx.add_task(&spec("x"))).unwrap().id;
+        println!("added {id}");
+        let claim = Assignment { task: id, session: name("s"), score: Score::default() };
+        let key = store.write_blocking(move |tx| tx.claim(&claim)).unwrap().unwrap().key;
+        println!("claimed {id}");
+        let end = move |tx: &mut Tx<'_>| tx.transition(key, &[ClaimedState], TaskState::Failed, &Change::default());
+        assert!(store.write_blocking(end).unwrap());
+        println!("ended {id}");
+    }
+}
+
+#[test]
+fn f01_f47_every_promise_survives_kill_9() {
+    use std::io::BufRead;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orchwrap.db");
+    let mut promised = std::collections::BTreeMap::new();
+    for round in 1..=5 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "queue::store::tests::promises_until_it_is_killed"])
+            .env(KILLED, &path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut heard = 0;
+        while heard < round * 7 {
+            let line = lines.next().expect("it goes on until it is killed").unwrap();
+            heard += usize::from(note(&line, &mut promised));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it said before it died counts as well; a torn line is no promise.
+        for line in lines.map_while(Result::ok) {
+            note(&line, &mut promised);
+        }
+        let store = Store::open_with(&path, Options { backup_every: None, ..Options::default() }).unwrap();
+        assert!(store.damage().is_none());
+        let rt = tokio::runtime::Runtime::new().unwrap();
+        for (id, state) in &promised {
+            let task = rt.block_on(store.task(*id)).unwrap();
+            let order = [Queued, ClaimedState, TaskState::Failed];
+            let at = |s: TaskState| order.iter().position(|o| *o == s);
+            assert!(at(task.state) >= at(*state), "{id}: promised {state:?}, found {:?}", task.state);
+        }
+        // The session of the attempt that was cut short is freed, as a starting daemon does it.
+        for (attempt, _) in rt.block_on(store.live_attempts()).unwrap() {
+            let back = Change::default().uncharged();
+            assert!(rt.block_on(store.transition(attempt.key, &[ClaimedState], Queued, back)).unwrap());
+        }
+        promised.retain(|_, s| *s == TaskState::Failed);
+    }
+}
+
+fn note(line: &str, promised: &mut std::collections::BTreeMap<TaskId, TaskState>) -> bool {
+    let Some((what, id)) = line.split_once(' ') else { return false };
+    let state = match what {
+        "added" => Queued,
+        "claimed" => ClaimedState,
+        "ended" => TaskState::Failed,
+        _ => return false,
+    };
+    let Ok(id) = id.parse() else { return false };
+    promised.insert(id, state);
+    true
 }
