@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod bus;
 pub mod client;
 mod discover;
+mod dispatch;
 mod ingest;
 pub mod lock;
 pub mod rpc;
@@ -37,6 +38,9 @@ use crate::tmux::client::Tmux;
 pub use bus::Bus;
 pub use runs::{LiveRun, Runs};
 pub use seats::Seats;
+
+/// How long the journals of dead runs may take to be read when the daemon starts.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long tasks of ours may take to notice that the daemon ends.
 const END_PATIENCE: Duration = Duration::from_secs(2);
@@ -172,15 +176,36 @@ impl Daemon {
         self.store.live_attempts().await.is_ok_and(|live| live.is_empty())
     }
 
+    /// Takes up what the last daemon left, in the order in which one thing rests on the other; then the queue moves.
+    async fn work(self: Arc<Self>, watch: discover::Watch) {
+        let started = async {
+            let runs = discover::take_up(&self.runs).await?;
+            tokio::spawn(watch.run(self.runs.clone()));
+            // An attempt is judged by the whole journal of its run: those of dead runs are read first.
+            for run in runs.iter().filter(|r| !r.is_alive()) {
+                if tokio::time::timeout(JOURNAL_PATIENCE, run.exited()).await.is_err() {
+                    tracing::warn!(run = %run.id(), "the journal of a dead run is not read yet");
+                }
+            }
+            dispatch::resume(&self).await?;
+            Ok::<_, StoreError>(())
+        };
+        if let Err(e) = started.await {
+            // Never half-alive (F18): the next daemon tries again.
+            tracing::error!(error = %e, "the daemon cannot take up what the last one left, and ends");
+            return self.stop();
+        }
+        tokio::spawn(self.seats.clone().keep());
+        dispatch::run(self).await;
+    }
+
     async fn serve(self: &Arc<Self>, listener: tokio::net::UnixListener) -> Result<(), DaemonError> {
         let mut term = signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?;
         let mut hup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
         let watch = discover::Watch::new(&self.runs).map_err(io("watch the run folders"))?;
         tokio::spawn(server::accept(self.clone(), listener));
-        discover::take_up(&self.runs).await?;
-        tokio::spawn(watch.run(self.runs.clone()));
-        tokio::spawn(self.seats.clone().keep());
+        tokio::spawn(self.clone().work(watch));
         loop {
             tokio::select! {
                 _ = term.recv() => break,

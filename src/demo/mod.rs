@@ -8,6 +8,7 @@ mod judge;
 mod stage;
 mod tasks;
 
+use std::collections::HashSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -80,6 +81,7 @@ fn play(stage: &mut Stage, progress: &Progress, tell: Sender<News>, news: &Recei
     }
     let deadline = Instant::now() + LIMIT;
     let mut over = vec![false; planned.len()];
+    let mut answered = HashSet::new();
     while over.contains(&false) {
         if Instant::now() >= deadline {
             bail!("the tasks did not end within {} s; see {}", LIMIT.as_secs(), stage.keep().display());
@@ -93,7 +95,7 @@ fn play(stage: &mut Stage, progress: &Progress, tell: Sender<News>, news: &Recei
         for (task, over) in planned.iter().zip(&mut over).filter(|(_, over)| !**over) {
             let shown = stage.show(task.id)?;
             match shown["state"].as_str().unwrap_or_default() {
-                "asking" => answer(stage, progress, task)?,
+                "asking" => answer(stage, progress, task, &mut answered)?,
                 "completed" | "failed" | "cancelled" | "timed_out" | "review" => *over = true,
                 _ => {}
             }
@@ -110,9 +112,14 @@ fn play(stage: &mut Stage, progress: &Progress, tell: Sender<News>, news: &Recei
 }
 
 /// Answers for the human, as a human would: after reading what is asked.
-fn answer(stage: &Stage, progress: &Progress, task: &Planned) -> anyhow::Result<()> {
+///
+/// Once for each thing asked: the task stays `asking` until its agent has gone on.
+fn answer(stage: &Stage, progress: &Progress, task: &Planned, answered: &mut HashSet<String>) -> anyhow::Result<()> {
     let events = stage.events(task.id)?;
     let asked = events.iter().rev().find(|e| e["type"] == "permission.asked").context("nothing is asked")?;
+    if !answered.insert(asked["data"]["hash"].as_str().unwrap_or_default().to_owned()) {
+        return Ok(());
+    }
     let text = asked["data"]["text"].as_str().unwrap_or_default();
     progress.say(&format!("task {} asks: {}; answering yes", task.id, text.lines().next().unwrap_or_default()));
     stage.answer(task.id, "yes")

@@ -107,7 +107,10 @@ impl Daemon {
             }
             (Err(e), Some(_)) => return Err(refuse(e.reason(), e)),
             // Without git, or outside a repository, the folder is all there is.
-            (Ok(_) | Err(_), None) => {
+            (other, None) => {
+                if let Err(e) = other {
+                    notes.push(format!("{e}; the task works in the folder as it stands"));
+                }
                 if spec.base.is_some() || matches!(spec.tree, TreeRule::Isolate | TreeRule::InPlace) {
                     return Err(bad(format!("{} is in no working tree of git", spec.cwd.display())));
                 }
