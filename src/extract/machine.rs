@@ -34,6 +34,9 @@ const BLIP: Duration = Duration::from_millis(150);
 const READY: Duration = Duration::from_millis(300);
 /// How long after a turn's end other witnesses may still say `working` before that means the next turn.
 const NEXT_TURN: Duration = Duration::from_millis(500);
+/// The same after a report: agents announce an end in the stream only once their hooks have returned, and the report of
+/// a prompt that was queued comes by itself.
+const AFTER_REPORT: Duration = Duration::from_secs(5);
 /// Patience with a screen that says idle while reports are silent, and while the status report says working.
 const IDLE_AGAINST_REPORTS: Duration = Duration::from_secs(3);
 const IDLE_AGAINST_STATUS: Duration = Duration::from_secs(5);
@@ -681,7 +684,8 @@ impl Machine {
             let rule = self.level_rule.clone();
             self.begin(source, rule, None, now, now, eyes);
         } else if self.busy() {
-            self.recheck = Some(now + NEXT_TURN);
+            let patience = if source.is_report() { AFTER_REPORT } else { NEXT_TURN };
+            self.recheck = Some(now + patience);
         } else {
             self.settle_state(now, source, &rule);
         }
