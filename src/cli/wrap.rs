@@ -119,7 +119,10 @@ fn wrap(options: &WrapArgs, pack: &Arc<Pack>, argv: Vec<OsString>) -> anyhow::Re
         return Ok(pass_through(options, &argv));
     }
     let cwd = match &options.dir {
-        Some(dir) => dir.canonicalize().with_context(|| format!("change to {}", dir.display()))?,
+        Some(dir) => match dir.canonicalize() {
+            Ok(dir) => dir,
+            Err(source) => return Ok(ended(Err(StartError::Cwd { path: dir.clone(), source }))),
+        },
         None => std::env::current_dir().context("find the working folder: it is gone")?,
     };
     let agent = argv.first().map(|name| Path::new(name).file_name().unwrap_or(name).to_string_lossy().into_owned());
