@@ -61,7 +61,7 @@ CREATE TABLE tasks (
     deps_open       INTEGER NOT NULL DEFAULT 0,
     created_us      INTEGER NOT NULL,
     changed_us      INTEGER NOT NULL,
-    due_us          INTEGER,                         -- not before; cleared when it has passed
+    due_us          INTEGER,                         -- not before; only while queued or retry_wait, cleared when it has passed
     answer          TEXT,
     proof           TEXT,
     duration_ms     INTEGER,
@@ -71,7 +71,7 @@ CREATE TABLE tasks (
 );
 CREATE INDEX tasks_claimable ON tasks(lane, turn, id) WHERE state = 'queued' AND deps_open = 0 AND due_us IS NULL;
 CREATE INDEX tasks_places ON tasks(lane, place, turn, id) WHERE state = 'queued' AND deps_open = 0 AND due_us IS NULL;
-CREATE INDEX tasks_due ON tasks(due_us) WHERE due_us IS NOT NULL AND state IN ('queued', 'retry_wait');
+CREATE INDEX tasks_due ON tasks(due_us) WHERE due_us IS NOT NULL;
 CREATE INDEX tasks_state ON tasks(state);            -- counts and lists, without reading the wide rows
 
 CREATE TABLE task_deps (

@@ -150,6 +150,9 @@ fn list(conn: &Connection, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
     Ok(found)
 }
 
+/// What is due at a time; the rest in the next round. The state is not asked for, so that the index on times is used.
+pub(super) const DUE: &str = "SELECT id, state FROM tasks WHERE due_us <= ? ORDER BY due_us LIMIT 1000";
+
 /// Next in line, and first of each place; `?1` is the lane, `?2` how many.
 pub(super) fn window_queries() -> [String; 2] {
     const CLAIMABLE: &str = "state = 'queued' AND deps_open = 0 AND due_us IS NULL";
@@ -200,7 +203,7 @@ impl Tx<'_> {
             }
         }
         let state = if spec.hold { TaskState::Held } else { TaskState::Queued };
-        let due = spec.not_before.filter(|t| *t > self.now);
+        let due = spec.not_before.filter(|t| *t > self.now && state == TaskState::Queued);
         let mut insert = self.conn.prepare_cached(
             "INSERT INTO tasks (spec, idempotency_key, lane, place, priority, turn, state, was, due_us, created_us,
                                 changed_us)
@@ -291,7 +294,8 @@ impl Tx<'_> {
                 self.step(id, None, &[TaskState::Queued], TaskState::Held, &change, "queue.deps")?;
             }
             (None, TaskState::Held) if task.reason.as_deref() == Some(DEP_FAILED) => {
-                self.step(id, None, &[TaskState::Held], TaskState::Queued, &Change::default(), "queue.deps")?;
+                let change = Change { due: task.spec.not_before.filter(|t| *t > self.now), ..Change::default() };
+                self.step(id, None, &[TaskState::Held], TaskState::Queued, &change, "queue.deps")?;
             }
             _ => {}
         }
@@ -338,12 +342,16 @@ impl Tx<'_> {
     /// Does what a human says. A live attempt loses its fence at once; it keeps its session and tree until its driver
     /// has stopped the agent and says [`Tx::end_attempt`].
     pub fn say(&mut self, id: TaskId, verb: Verb, note: Option<&str>) -> Result<Task, StoreError> {
-        let change = Change {
+        let mut change = Change {
             reason: matches!(verb, Verb::Cancel | Verb::Done | Verb::Fail | Verb::Hold).then(|| "manual".to_owned()),
             detail: note.map(str::to_owned),
             proof: (verb == Verb::Done).then_some(Proof::Manual),
             ..Change::default()
         };
+        let before = get(self.conn, id)?;
+        if verb == Verb::Release {
+            change.due = before.spec.not_before.filter(|t| *t > self.now);
+        }
         if verb == Verb::Release {
             self.conn
                 .prepare_cached(
@@ -352,7 +360,6 @@ impl Tx<'_> {
                 )?
                 .execute([id.0])?;
         }
-        let before = get(self.conn, id)?;
         if !self.step(id, None, verb.from(), verb.to(), &change, "queue.human")? {
             return if verb == Verb::Cancel && before.state == TaskState::Cancelled {
                 Ok(before)
@@ -377,9 +384,7 @@ impl Tx<'_> {
     /// Wakes what is due: retries and tasks with a time, and providers that were parked. Returns how many tasks.
     pub fn wake(&mut self) -> Result<usize, StoreError> {
         self.unpark()?;
-        let mut due = self.conn.prepare_cached(
-            "SELECT id, state FROM tasks WHERE due_us <= ? AND state IN ('queued', 'retry_wait') ORDER BY due_us LIMIT 1000",
-        )?;
+        let mut due = self.conn.prepare_cached(DUE)?;
         let due: Vec<(i64, String)> =
             due.query_map([micros(self.now)], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
         for (id, from) in &due {
@@ -561,7 +566,7 @@ impl Store {
         self.read(|conn| {
             let mut next = conn.prepare_cached(
                 "SELECT min(due) FROM (
-                     SELECT min(due_us) AS due FROM tasks WHERE due_us IS NOT NULL AND state IN ('queued', 'retry_wait')
+                     SELECT min(due_us) AS due FROM tasks WHERE due_us IS NOT NULL
                      UNION ALL SELECT min(until_us) FROM parked)",
             )?;
             opt_time(next.query_row([], |r| r.get(0))?)

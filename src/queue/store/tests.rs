@@ -260,6 +260,21 @@ async fn what_is_due_wakes_and_nothing_before() {
     assert_eq!(store.claim(claim()).await.unwrap()[0].key.attempt, 2);
 }
 
+#[tokio::test]
+async fn a_held_task_keeps_its_time() {
+    let b = bench();
+    let tomorrow = clock::wall() + std::time::Duration::from_secs(86_400);
+    let id = b.add(TaskSpec { hold: true, not_before: Some(tomorrow), ..spec("x") }).await;
+    assert_eq!(b.task(id).await.state, Held);
+    assert_eq!(b.store.next_due().await.unwrap(), None);
+    for verb in [Verb::Release, Verb::Hold, Verb::Release] {
+        b.store.say(id, verb, None).await.unwrap();
+    }
+    let due = b.task(id).await.due.unwrap();
+    assert_eq!(due.as_microsecond(), tomorrow.as_microsecond());
+    assert!(b.claim(id, "s").await.is_none());
+}
+
 fn run_spec(session: &str) -> crate::run::RunSpec {
     serde_json::from_value(json!({
         "v": 1, "run": RunId::random(), "session": session, "agent": "x", "pack": "x", "argv": ["x"], "cwd": "/",
@@ -612,6 +627,8 @@ fn f51_the_queries_of_a_claim_read_an_index_and_sort_nothing() {
     }
     let live = b.store.read_blocking(|c| Ok(query_plan(c, "SELECT task FROM attempts WHERE live = 1 ORDER BY task")));
     assert!(live.unwrap().contains("attempts_live_task"));
+    let due = b.store.read_blocking(|c| Ok(query_plan(c, tasks::DUE))).unwrap();
+    assert!(due.contains("tasks_due") && !due.contains("TEMP"), "{due}");
     let count = b.store.read_blocking(|c| Ok(query_plan(c, "SELECT state, count(*) FROM tasks GROUP BY state")));
     assert!(count.unwrap().contains("COVERING INDEX tasks_state"));
 }
