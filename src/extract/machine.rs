@@ -277,7 +277,8 @@ impl Machine {
     /// A human or a prompt of ours pressed Enter.
     pub(crate) fn entered(&mut self, now: Duration) {
         self.entered = Some(now);
-        self.submitted = true;
+        // An Enter that answers a question submits no prompt.
+        self.submitted |= self.asking.is_none();
     }
 
     /// An interrupt key was pressed.
@@ -1001,4 +1002,45 @@ fn hex_sha256(text: &str) -> String {
         let _ = write!(hex, "{b:02x}"); // writing to a string cannot fail
         hex
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Blind;
+
+    impl Eyes for Blind {
+        fn verdict(&self) -> Verdict {
+            Verdict::default()
+        }
+
+        fn reason(&self, _message: &str) -> Option<(FailReason, Option<LimitKind>)> {
+            None
+        }
+    }
+
+    /// The report of the end may overtake the status report of it, and the last Enter was the answer of a question.
+    #[test]
+    fn an_enter_that_answers_a_question_begins_no_turn() {
+        let mut machine = Machine::new(Config { reports: true, self_resumes: false, idle: Duration::from_secs(1) });
+        let mut at = 0;
+        let mut signal = |machine: &mut Machine, source, claim| {
+            at += 100;
+            machine.signal(Signal { source, rule: "r".into(), claim }, None, Duration::from_millis(at), &Blind);
+        };
+        signal(&mut machine, Source::Osc, Claim::Idle);
+        machine.entered(Duration::from_millis(110));
+        signal(&mut machine, Source::Osc, Claim::Working);
+        let asked =
+            Claim::Asked { kind: AskKind::Permission, tool: None, text: "?".into(), options: Vec::new(), exact: true };
+        signal(&mut machine, Source::Osc, asked);
+        machine.entered(Duration::from_millis(310));
+        signal(&mut machine, Source::Osc, Claim::Working);
+        signal(&mut machine, Source::Transcript, Claim::TurnDone { answer: Some("a".into()) });
+        signal(&mut machine, Source::Osc, Claim::TurnDone { answer: None });
+        machine.tick(Duration::from_secs(9), &Blind);
+        let started = machine.drain().iter().filter(|d| matches!(d.body, Body::TurnStarted {})).count();
+        assert_eq!((started, machine.turns()), (1, 1));
+    }
 }
