@@ -163,8 +163,8 @@ impl Running {
         if self.sweep || timed_out {
             self.group.signal(Signal::KILL);
         }
-        drain(&mut self.out, &mut out);
-        drain(&mut self.err, &mut err);
+        rest(self.out.as_ref(), &mut out);
+        rest(self.err.as_ref(), &mut err);
         let status = self.group.reap()?;
         Ok(Ended {
             code: status.code(),
@@ -217,6 +217,24 @@ async fn pump(from: &mut Option<Receiver>, into: &mut Kept) {
         return;
     }
     drain(from, into);
+}
+
+/// Takes what is left in the pipe of a process that has ended.
+///
+/// Asks the kernel, not the runtime: that may not have heard yet that there is something to read, and then says there is
+/// nothing. A quick `git rev-parse` on a busy machine gave an empty answer so.
+fn rest(from: Option<&Receiver>, into: &mut Kept) {
+    let Some(pipe) = from else { return };
+    let mut buf = [0u8; 16 * 1024];
+    loop {
+        match rustix::io::read(pipe, &mut buf) {
+            Ok(0) => return,
+            Ok(n) => into.push(&buf[..n]),
+            Err(rustix::io::Errno::INTR) => {}
+            // Empty, and held open by somebody that outlives it.
+            Err(_) => return,
+        }
+    }
 }
 
 fn drain(from: &mut Option<Receiver>, into: &mut Kept) {
