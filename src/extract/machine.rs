@@ -497,6 +497,8 @@ impl Machine {
         self.recheck = None;
         self.limit_ends = None;
         self.interrupted = None;
+        // The frame of before does not end the turn: what stands long enough counts from here.
+        self.idle_since = self.idle_since.map(|_| now);
         self.seen.clear();
         self.accepted(None, source, &rule, now);
         self.submitted = false;
