@@ -93,7 +93,7 @@ impl Fixture {
     fn new() -> Self {
         let root = tempfile::Builder::new().prefix("ow-agents-").tempdir().expect("a temporary folder");
         let fixture = Self { root, mock: Mock::start() };
-        for dir in ["home/.codex", "repo", "state"] {
+        for dir in ["home/.codex", "repo"] {
             std::fs::create_dir_all(fixture.path(dir)).unwrap();
         }
         let repo = fixture.repo();
