@@ -1,6 +1,10 @@
 //! End-to-end tests: real tmux, real git, real SQLite; each test in folders and sockets of its own.
 
+mod a_run;
+mod ctl;
+mod deliver;
 mod fake_agent;
+mod journal;
 mod support;
 mod tidy;
 mod tmux;

@@ -137,11 +137,8 @@ impl Observer {
     /// Takes what the extractor found as evidence; false if it was journaled already.
     pub(super) fn weigh(&mut self, body: &Body) -> bool {
         match body {
-            Body::PromptAccepted { human: true, .. } => {
-                if self.attempt_over {
-                    self.attempt = None;
-                }
-            }
+            // A human's next prompt is not the task's.
+            Body::PromptAccepted { human: true, .. } if self.attempt_over => self.attempt = None,
             Body::PromptAccepted { hash, verdict, human: false } => {
                 if hash.is_some() && *hash == self.accepted {
                     return false;

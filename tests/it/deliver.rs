@@ -1,0 +1,166 @@
+//! Prompts on their way into agents, judged by what the scripted agent says that it received.
+
+use std::time::Duration;
+
+use orchwrap::extract::event::{Body, SessionState, Verdict};
+use orchwrap::pty::client::CtlError;
+use serde_json::json;
+
+use crate::a_run::{ARun, Plan, aside, request, wait_for};
+
+fn ended(run: &ARun, count: usize) {
+    wait_for("the turn ends", || {
+        (run.kinds().iter().filter(|k| *k == "turn.completed").count() == count).then_some(())
+    });
+}
+
+fn twice_in_a_row(pack: &'static str, dialect: &str, hooks: bool) {
+    let mut plan = Plan::agent(pack, dialect, "{}");
+    plan.hooks = hooks;
+    let run = plan.start();
+    for n in 1..=2 {
+        run.until_idle();
+        assert_eq!(run.send(n, &format!("prompt number {n}")).verdict, Some(Verdict::Accepted), "{n}");
+        ended(&run, n as usize);
+    }
+    assert_eq!(run.received(), ["prompt number 1", "prompt number 2"]);
+    run.stop();
+}
+
+#[test]
+fn prompts_arrive_once_and_are_accepted_with_hooks() {
+    twice_in_a_row("claude", "claude", true);
+}
+
+#[test]
+fn prompts_arrive_once_and_are_accepted_without_hooks() {
+    twice_in_a_row("claude", "claude", false);
+}
+
+#[test]
+fn prompts_arrive_once_and_are_accepted_by_an_agent_that_reports_its_status() {
+    twice_in_a_row("codex", "codex", true);
+}
+
+#[test]
+fn prompts_arrive_once_and_are_accepted_by_a_line_repl() {
+    twice_in_a_row("ollama", "repl", false);
+}
+
+#[test]
+fn f06_whoever_sends_an_attempt_again_gets_the_first_outcome_and_nothing_is_typed() {
+    let run = Plan::agent("claude", "claude", "{}").start();
+    run.until_idle();
+    let askers: Vec<_> = (0..4)
+        .map(|_| {
+            let ctl = run.ctl();
+            aside(move || ctl.send(request(1, "only once")).unwrap())
+        })
+        .collect();
+    for asker in askers {
+        assert_eq!(asker.recv_timeout(Duration::from_secs(60)).unwrap().verdict, Some(Verdict::Accepted));
+    }
+    ended(&run, 1);
+    run.until_idle();
+    assert_eq!(run.send(1, "only once").verdict, Some(Verdict::Accepted));
+    assert_eq!(run.received(), ["only once"]);
+    // A claim that is older than one that was sent here has lost its right.
+    run.until_idle();
+    run.send(3, "of a later claim");
+    let error = run.ctl().send(request(2, "of an earlier one")).unwrap_err();
+    assert!(matches!(&error, CtlError::Refused(r) if r.code == "stale_fence"), "{error}");
+    ended(&run, 2);
+    assert_eq!(run.received(), ["only once", "of a later claim"]);
+    run.stop();
+}
+
+#[test]
+fn f35_a_prompt_of_a_megabyte_arrives_whole_and_once() {
+    let run = Plan::agent("claude", "claude", "{}").start();
+    run.until_idle();
+    let text: String = (0..20_000).map(|n| format!("line {n} with some words in it, é and more\n")).collect();
+    assert_eq!(run.send(1, text.trim_end()).verdict, Some(Verdict::Accepted));
+    ended(&run, 1);
+    assert_eq!(run.received(), [text.trim_end()]);
+    run.stop();
+}
+
+#[test]
+fn f36_an_agent_that_needs_a_human_first_gets_nothing() {
+    let run = Plan::agent("claude", "claude", &json!({"start": {"trust": true}}).to_string()).start();
+    run.until("setup", |s| s.state == SessionState::Setup);
+    let outcome = run.send(1, "too early");
+    assert_eq!((outcome.verdict, outcome.refused.as_deref()), (None, Some("setup")));
+    assert!(run.received().is_empty());
+    assert!(!run.kinds().contains(&"prompt.intent".to_owned()));
+    run.stop();
+}
+
+#[test]
+fn f37_a_swallowed_enter_is_pressed_again_and_the_prompt_arrives_once() {
+    let script = json!({"rules": [{"when": ["stubborn"], "swallow_enters": 1, "steps": [{"say": "there"}]}]});
+    let run = Plan::agent("claude", "claude", &script.to_string()).start();
+    run.until_idle();
+    assert_eq!(run.send(1, "a stubborn one").verdict, Some(Verdict::Accepted));
+    ended(&run, 1);
+    assert_eq!(run.received(), ["a stubborn one"]);
+    assert!(run.events().iter().any(|e| matches!(&e.body, Body::Note { code, .. } if code == "enter_again")));
+    run.stop();
+}
+
+#[test]
+fn f37_an_enter_that_never_counts_leaves_it_stuck_and_never_sent_again() {
+    let script = json!({"rules": [{"when": ["stubborn"], "swallow_enters": 99, "steps": []}]});
+    let run = Plan::agent("claude", "claude", &script.to_string()).start();
+    run.until_idle();
+    let mut request = request(1, "a stubborn one");
+    request.accept_timeout_ms = 7_000;
+    let outcome = run.ctl().send(request.clone()).unwrap();
+    assert_eq!(outcome.verdict, Some(Verdict::Stuck), "{outcome:?}");
+    assert_eq!(run.ctl().send(request).unwrap(), outcome);
+    assert!(run.received().is_empty());
+    run.stop();
+}
+
+#[test]
+fn f39_t32_an_answer_is_bound_to_what_was_asked() {
+    let script = json!({"otherwise": [{"ask": {"run": "touch granted"}}, {"say": "did it"}]});
+    let run = Plan::agent("claude", "claude", &script.to_string()).start();
+    run.until_idle();
+    run.send(1, "please");
+    let (_, ask) = run.until("asking", |s| s.state == SessionState::Asking && s.asking.is_some()).asking.unwrap();
+    let refused = |hash: &str, text: &str| match run.ctl().answer(hash, text).unwrap_err() {
+        CtlError::Refused(r) => r.code,
+        other => panic!("{other}"),
+    };
+    assert_eq!(refused("another", "yes"), "stale_answer");
+    assert_eq!(run.send(2, "another prompt").refused.as_deref(), Some("asking"));
+    run.ctl().answer(&ask.hash, "yes").unwrap();
+    assert!(["stale_answer", "not_asking"].contains(&refused(&ask.hash, "yes").as_str()));
+    ended(&run, 1);
+    assert!(run.path("granted").exists());
+    run.stop();
+}
+
+#[test]
+fn f10_an_agent_that_dies_on_the_prompt_is_not_taken_for_done() {
+    let run = Plan::agent("claude", "claude", &json!({"otherwise": [{"crash": {"signal": 9}}]}).to_string()).start();
+    run.until_idle();
+    // It may have gone to work first: then it took the prompt, and the journal tells of its end.
+    let verdict = run.ctl().send(request(1, "die")).map(|o| o.verdict);
+    assert!(!matches!(verdict, Ok(Some(Verdict::Stuck | Verdict::Unverified))), "{verdict:?}");
+    let exited = run.until_event("run.exited");
+    assert!(matches!(exited.body, Body::RunExited { .. }));
+    assert!(!run.kinds().contains(&"turn.completed".to_owned()));
+}
+
+#[test]
+fn t09_an_end_of_paste_in_a_prompt_does_not_end_the_paste() {
+    let run = Plan::agent("claude", "claude", "{}").start();
+    run.until_idle();
+    let outcome = run.send(1, "before\u{1b}[201~\r/quit\r after");
+    assert_eq!(outcome.verdict, Some(Verdict::Accepted));
+    ended(&run, 1);
+    assert_eq!(run.received(), ["before\n/quit\n after"]);
+    run.stop();
+}
