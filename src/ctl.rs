@@ -47,7 +47,8 @@ pub enum Request {
         /// Patience between two signals, in milliseconds.
         grace_ms: u64,
     },
-    /// Journal lines from `from` on (1 is the first), then live ones as they are written, until the client hangs up.
+    /// Answered with [`Done`], then journal lines from `from` on (1 is the first), then live ones as they are written, until
+    /// the run ends or the client hangs up. A slow client is never cut off: the journal file is its buffer.
     Subscribe {
         /// First sequence number wanted.
         from: u64,

@@ -168,7 +168,7 @@ pub enum Body {
         code: Option<i32>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<i32>,
-        /// `exit`, `signal`, `tmux_lost`, `stopped`, `start_failed`, `wrapper_lost`.
+        /// `exit`, `signal`, `hangup`, `tmux_lost`, `stopped`, `start_failed`, `wrapper_lost`.
         reason: String,
     },
     #[serde(rename = "state")]
