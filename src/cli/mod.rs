@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod events;
 pub mod exit;
+mod generate;
 mod hook;
 mod ls;
 mod pool;
@@ -72,6 +73,8 @@ enum Verb {
     Demo(demo::DemoArgs),
     #[command(name = "__fake-agent", hide = true)]
     FakeAgent(demo::FakeAgentArgs),
+    Completions(generate::Completions),
+    Man(generate::Man),
     /// Wrap an agent whatever its name (what `--` turns into)
     #[command(name = FORCED, hide = true)]
     Forced(ForcedArgs),
@@ -127,6 +130,8 @@ pub fn main() -> ExitCode {
         Verb::Session(verb) => pool::session(verb).map(Into::into),
         Verb::Attach(args) => attach::run(&args).map(Into::into),
         Verb::Doctor { json } => doctor::run(json).map(Into::into),
+        Verb::Completions(args) => generate::completions(&args).map(Into::into),
+        Verb::Man(args) => generate::man(&args).map(Into::into),
         Verb::Forced(ForcedArgs { command }) | Verb::Agent(command) => wrap::agent(&cli.wrap, command),
     };
     done.unwrap_or_else(|e| {

@@ -5,6 +5,7 @@ mod ctl;
 mod deliver;
 mod fake_agent;
 mod journal;
+mod pool;
 mod support;
 mod tidy;
 mod tmux;
