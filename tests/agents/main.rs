@@ -6,5 +6,6 @@ mod agent_fixture;
 mod mock_model;
 
 mod oneshot;
+mod queue;
 mod setup;
 mod turns;

@@ -20,6 +20,8 @@ enum Act {
 struct Case {
     scenario: &'static str,
     act: Act,
+    /// Arguments beyond the agent's usual ones.
+    args: fn(Agent) -> &'static [&'static str],
     skeleton: &'static [&'static str],
     check: fn(Agent, Witnesses, &[Event]),
 }
@@ -27,12 +29,16 @@ struct Case {
 const DONE: &[&str] = &["turn.started", "turn.completed"];
 const FAILED: &[&str] = &["turn.started", "turn.failed"];
 
+fn none(_: Agent) -> &'static [&'static str] {
+    &[]
+}
+
 fn nothing(_: Agent, _: Witnesses, _: &[Event]) {}
 
 /// Runs a line of the table; the agent's own ledger, the model's log, must agree that the prompt came once.
 fn play(case: &Case, agent: Agent, witnesses: Witnesses) {
     let Some(fixture) = fixture() else { return };
-    let mut run = fixture.start(agent, witnesses);
+    let mut run = fixture.start_with(agent, witnesses, (case.args)(agent));
     let events = turn(&fixture, &mut run, case.scenario, case.act);
     assert_eq!(skeleton(&events), case.skeleton, "{}\n{}", case.scenario, run.told());
     (case.check)(agent, witnesses, &events);
@@ -101,12 +107,18 @@ fn failed_as(wanted: FailReason, events: &[Event]) {
     assert_eq!(reason, Some(wanted), "{events:#?}");
 }
 
-const PLAIN: Case =
-    Case { scenario: "plain", act: Act::Nothing, skeleton: DONE, check: |_, w, e| whole_answer(scenario::PLAIN, w, e) };
+const PLAIN: Case = Case {
+    scenario: "plain",
+    act: Act::Nothing,
+    args: none,
+    skeleton: DONE,
+    check: |_, w, e| whole_answer(scenario::PLAIN, w, e),
+};
 
 const CODE: Case = Case {
     scenario: "code",
     act: Act::Nothing,
+    args: none,
     skeleton: DONE,
     check: |_, w, e| {
         if w == All {
@@ -120,6 +132,7 @@ const CODE: Case = Case {
 const CODE2: Case = Case {
     scenario: "code2",
     act: Act::Nothing,
+    args: none,
     skeleton: DONE,
     check: |_, w, e| {
         if w == All {
@@ -136,6 +149,7 @@ const CODE2: Case = Case {
 const TOOL_OK: Case = Case {
     scenario: "tool_ok",
     act: Act::Nothing,
+    args: none,
     skeleton: DONE,
     check: |_, w, e| {
         if w == All {
@@ -147,6 +161,7 @@ const TOOL_OK: Case = Case {
 const TOOL_FAIL: Case = Case {
     scenario: "tool_fail",
     act: Act::Nothing,
+    args: |agent| agent.allowed(),
     skeleton: DONE,
     check: |_, w, e| {
         if w == All {
@@ -168,17 +183,18 @@ fn asks_for_the_command(_: Agent, w: Witnesses, events: &[Event]) {
 }
 
 const PERMISSION: Case =
-    Case { scenario: "permission", act: Act::Answer("yes"), skeleton: ASKED, check: asks_for_the_command };
+    Case { scenario: "permission", act: Act::Answer("yes"), args: none, skeleton: ASKED, check: asks_for_the_command };
 
 const REFUSED: &[&str] = &["turn.started", "permission.asked", "permission.answered", "turn.interrupted"];
 
 /// Refusing is Esc: it stops the turn as well.
 const REFUSE: Case =
-    Case { scenario: "permission", act: Act::Answer("no"), skeleton: REFUSED, check: asks_for_the_command };
+    Case { scenario: "permission", act: Act::Answer("no"), args: none, skeleton: REFUSED, check: asks_for_the_command };
 
 const QUESTION: Case = Case {
     scenario: "question",
     act: Act::Answer("PostgreSQL"),
+    args: none,
     skeleton: &["turn.started", "question.asked", "question.answered", "turn.completed"],
     check: |_, _, events| {
         let ask = events.iter().find_map(|e| match &e.body {
@@ -194,6 +210,7 @@ const QUESTION: Case = Case {
 const LONG: Case = Case {
     scenario: "long",
     act: Act::Nothing,
+    args: none,
     skeleton: DONE,
     check: |_, w, e| {
         if w == All {
@@ -203,30 +220,61 @@ const LONG: Case = Case {
     },
 };
 
-const TRAP: Case =
-    Case { scenario: "trap", act: Act::Nothing, skeleton: DONE, check: |_, w, e| whole_answer(scenario::TRAP, w, e) };
+const TRAP: Case = Case {
+    scenario: "trap",
+    act: Act::Nothing,
+    args: none,
+    skeleton: DONE,
+    check: |_, w, e| whole_answer(scenario::TRAP, w, e),
+};
 
-const ERR401: Case =
-    Case { scenario: "err401", act: Act::Nothing, skeleton: FAILED, check: |_, _, e| failed_as(FailReason::Auth, e) };
+const ERR401: Case = Case {
+    scenario: "err401",
+    act: Act::Nothing,
+    args: none,
+    skeleton: FAILED,
+    check: |_, _, e| failed_as(FailReason::Auth, e),
+};
 
 const ERR429: Case = Case {
     scenario: "err429",
     act: Act::Nothing,
+    args: none,
     skeleton: FAILED,
     check: |_, _, e| failed_as(FailReason::RateLimit, e),
 };
 
-const ERR500: Case =
-    Case { scenario: "err500", act: Act::Nothing, skeleton: FAILED, check: |_, _, e| failed_as(FailReason::Server, e) };
+const ERR500: Case = Case {
+    scenario: "err500",
+    act: Act::Nothing,
+    args: none,
+    skeleton: FAILED,
+    check: |_, _, e| failed_as(FailReason::Server, e),
+};
 
-const FLAKY: Case =
-    Case { scenario: "flaky", act: Act::Nothing, skeleton: DONE, check: |_, w, e| whole_answer(scenario::PLAIN, w, e) };
+const FLAKY: Case = Case {
+    scenario: "flaky",
+    act: Act::Nothing,
+    args: none,
+    skeleton: DONE,
+    check: |_, w, e| whole_answer(scenario::PLAIN, w, e),
+};
 
-const CUT: Case =
-    Case { scenario: "cut", act: Act::Nothing, skeleton: FAILED, check: |_, _, e| failed_as(FailReason::Network, e) };
+const CUT: Case = Case {
+    scenario: "cut",
+    act: Act::Nothing,
+    args: none,
+    skeleton: FAILED,
+    check: |_, _, e| failed_as(FailReason::Network, e),
+};
 
-const ESC: Case =
-    Case { scenario: "slow", act: Act::Interrupt, skeleton: &["turn.started", "turn.interrupted"], check: nothing };
+const ESC: Case = Case {
+    scenario: "slow",
+    act: Act::Interrupt,
+    args: none,
+    skeleton: &["turn.started", "turn.interrupted"],
+    check: nothing,
+};
 
 macro_rules! table {
     ($($name:ident: $case:ident for $($agent:ident)+;)*) => {$(

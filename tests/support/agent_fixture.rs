@@ -42,6 +42,14 @@ impl Agent {
         }
     }
 
+    /// Arguments that let every command run without a question.
+    pub fn allowed(self) -> &'static [&'static str] {
+        match self {
+            Self::Claude => &["--allowedTools", "Bash"],
+            Self::Codex => &[],
+        }
+    }
+
     /// Arguments of an interactive session.
     pub fn args(self) -> &'static [&'static str] {
         match self {
@@ -170,6 +178,7 @@ impl Fixture {
             ("HOME", &text(&home)),
             ("CODEX_HOME", &text(&home.join(".codex"))),
             ("XDG_STATE_HOME", &state),
+            ("TMUX_TMPDIR", &text(&home)),
             ("SHELL", "/bin/sh"),
             ("LANG", "C.UTF-8"),
             ("TERM", "xterm-256color"),
@@ -187,7 +196,13 @@ impl Fixture {
 
     /// Starts `agent` under a terminal that nobody looks at.
     pub fn start(&self, agent: Agent, witnesses: Witnesses) -> Run {
-        let argv = std::iter::once(agent.id()).chain(agent.args().iter().copied()).map(str::to_owned).collect();
+        self.start_with(agent, witnesses, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(&self, agent: Agent, witnesses: Witnesses, more: &[&str]) -> Run {
+        let words = std::iter::once(agent.id()).chain(agent.args().iter().copied()).chain(more.iter().copied());
+        let argv = words.map(str::to_owned).collect();
         self.launch(agent, witnesses, Seat::Detached, argv, None)
     }
 
@@ -195,7 +210,7 @@ impl Fixture {
     pub fn oneshot(&self, agent: Agent, prompt: &str) -> Run {
         let mut argv = vec![agent.id().to_owned()];
         if agent == Agent::Claude {
-            argv.extend(agent.args().iter().map(|a| (*a).to_owned()));
+            argv.extend(agent.args().iter().chain(agent.allowed()).map(|a| (*a).to_owned()));
         }
         self.launch(agent, Witnesses::All, Seat::Oneshot, argv, Some(prompt))
     }
