@@ -33,6 +33,10 @@ impl FromStr for Period {
 
     fn from_str(s: &str) -> Result<Self, BadPeriod> {
         let bad = || BadPeriod(s.to_owned());
+        // A bare number is seconds, as for timeout(1) and sleep(1).
+        if let Ok(seconds) = s.trim().parse() {
+            return Ok(Self(Duration::from_secs(seconds)));
+        }
         // Days have no fixed length in jiff's exact durations; to us one is 24 hours.
         if let Some(days) = ["days", "day", "d"].iter().find_map(|unit| s.trim().strip_suffix(unit)) {
             let days: u64 = days.trim().parse().map_err(|_| bad())?;
@@ -72,12 +76,18 @@ mod tests {
 
     #[test]
     fn periods_are_written_as_people_write_them() {
-        for (text, secs) in
-            [("90s", 90), ("30m", 1800), ("2h", 7200), ("2h 30m", 9000), ("14 days", 14 * 86_400), ("1d", 86_400)]
-        {
+        for (text, secs) in [
+            ("60", 60),
+            ("90s", 90),
+            ("30m", 1800),
+            ("2h", 7200),
+            ("2h 30m", 9000),
+            ("14 days", 14 * 86_400),
+            ("1d", 86_400),
+        ] {
             assert_eq!(text.parse::<Period>().unwrap().0.as_secs(), secs, "{text}");
         }
-        for bad in ["", "soon", "-5m", "5", "d"] {
+        for bad in ["", "soon", "-5m", "-5", "d"] {
             assert!(bad.parse::<Period>().is_err(), "{bad}");
         }
         assert_eq!(Period::from_millis(5_400_000).to_string().parse::<Period>().unwrap().as_millis(), 5_400_000);

@@ -18,6 +18,9 @@ use crate::queue::transition::Verb;
 /// Finished tasks that a plain listing shows.
 const RECENT: usize = 20;
 
+/// How long an answer may take to show that it was taken, before we return without having seen it.
+const EFFECT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Events that are shown as evidence of a verdict.
 const EVIDENCE: usize = 20;
 
@@ -179,6 +182,7 @@ impl Daemon {
             }
             return Err(refuse("answered", format!("task {id} has been answered already")));
         }
+        let mut events = self.bus.subscribe();
         if let Err(e) = run.answer(&asked.ask.hash, &text).await {
             self.store.undecide(&asked.run, &asked.ask.hash).await?;
             return Err(match e {
@@ -186,7 +190,21 @@ impl Daemon {
                 e => refuse("run_unreachable", e),
             });
         }
-        Ok(self.store.task(id).await?)
+        // Answered means that the task goes on: who waits for it next must not meet the old question.
+        let goes_on = async {
+            loop {
+                let task = self.store.task(id).await?;
+                if task.state != TaskState::Asking {
+                    return Ok::<_, Refusal>(task);
+                }
+                // Lagging behind is no harm: the store is asked again.
+                let _ = events.recv().await;
+            }
+        };
+        match tokio::time::timeout(EFFECT_PATIENCE, goes_on).await {
+            Ok(task) => task,
+            Err(_) => Ok(self.store.task(id).await?),
+        }
     }
 
     /// Every session, judged for the task as the scheduler does.
