@@ -192,7 +192,9 @@ impl Client {
 
 /// Whether the error means that nobody listens.
 fn absent(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotADirectory, NotFound, UnexpectedEof};
+    // A daemon killed with our connection in its backlog resets it before it has said who it is.
+    matches!(e.kind(), NotFound | ConnectionRefused | NotADirectory | ConnectionReset | BrokenPipe | UnexpectedEof)
 }
 
 /// Whether the connection went away, as it does when the daemon is replaced.

@@ -3,6 +3,7 @@
 mod a_run;
 mod ctl;
 mod deliver;
+mod campaign;
 mod fake_agent;
 mod journal;
 mod pool;

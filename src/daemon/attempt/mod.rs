@@ -5,6 +5,8 @@
 //! `judge` hold what is decided; the rest does it.
 
 mod judge;
+#[cfg(debug_assertions)]
+mod planted;
 mod prepare;
 mod resume;
 mod send;
@@ -213,6 +215,8 @@ impl Driver {
     /// Records how the attempt ends.
     async fn conclude(&self, next: Next, result: Outcome) -> Step<()> {
         let now = clock::wall();
+        #[cfg(debug_assertions)]
+        let next = planted::mistake(next, &self.daemon.state);
         match next {
             Next::Complete(proof) => {
                 let detail = (proof == crate::queue::task::Proof::Report).then(|| "not checked: no gate".to_owned());

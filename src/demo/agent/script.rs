@@ -41,7 +41,9 @@ pub struct Rule {
     pub unless: Vec<String>,
     /// Enters that are lost while this prompt stands in the input box, once per process.
     pub swallow_enters: u32,
-    /// What is done.
+    /// Milliseconds from the Enter that submits the prompt to the first sign of it.
+    pub ack_ms: u64,
+    /// What is done; nothing here leaves it to the words of the prompt.
     pub steps: Vec<Step>,
 }
 
@@ -159,7 +161,7 @@ impl Script {
 
     /// Returns what to do for this prompt.
     pub fn steps(&self, prompt: &str) -> Vec<Step> {
-        if let Some((_, rule)) = self.rule(prompt) {
+        if let Some((_, rule)) = self.rule(prompt).filter(|(_, rule)| !rule.steps.is_empty()) {
             return rule.steps.clone();
         }
         let told = directives(prompt);

@@ -41,6 +41,8 @@ pub(super) struct Tui {
     swallowed: HashSet<usize>,
     ready_at: Instant,
     probe_due: Instant,
+    /// A prompt that was received, and when the first sign of it comes.
+    acking: Option<(Instant, String)>,
     /// Ctrl-C pressed on an empty input box.
     ctrl_c: Option<(u32, Instant)>,
     /// The last unbracketed character, and how many came in its burst.
@@ -74,6 +76,7 @@ pub(super) fn run(setting: Setting, mut face: Box<dyn Face>) -> anyhow::Result<i
         swallowed: HashSet::new(),
         ready_at: now + SETTLE,
         probe_due: now + PROBE_PATIENCE,
+        acking: None,
         ctrl_c: None,
         burst: None,
         spin_due: now,
@@ -100,6 +103,10 @@ impl Tui {
         loop {
             let now = Instant::now();
             self.become_ready(now);
+            if let Some((_, text)) = self.acking.take_if(|(at, _)| now >= *at) {
+                self.show.input.clear();
+                self.begin(text, self.received, now);
+            }
             self.advance(now);
             self.animate(now);
             if let Some(code) = self.leave {
@@ -144,7 +151,8 @@ impl Tui {
         let spin = self.show.busy.is_some().then_some(self.spin_due);
         let turn = self.turn.as_ref().and_then(Turn::deadline);
         let forget = self.ctrl_c.map(|(_, at)| at + LEAVE_AGAIN);
-        [start, spin, turn, forget, self.keys.deadline()].into_iter().flatten().min()
+        let ack = self.acking.as_ref().map(|(at, _)| *at);
+        [start, spin, turn, forget, ack, self.keys.deadline()].into_iter().flatten().min()
     }
 
     fn paint(&mut self) {
@@ -246,7 +254,7 @@ impl Tui {
         {
             self.swallow += rule.swallow_enters;
         }
-        if !self.show.ready || self.show.input.trim().is_empty() {
+        if !self.show.ready || self.acking.is_some() || self.show.input.trim().is_empty() {
             return;
         }
         if self.swallow > 0 {
@@ -265,9 +273,17 @@ impl Tui {
             }
             return;
         }
-        self.show.input.clear();
         self.show.hint = None;
         self.show.limited = None;
+        let ack = self.setting.script.rule(&text).map_or(0, |(_, rule)| rule.ack_ms);
+        if ack > 0 && self.turn.is_none() {
+            // It is taken; the screen comes after.
+            self.received += 1;
+            self.setting.ledger.received(self.received, &text);
+            self.acking = Some((now + Duration::from_millis(ack), text));
+            return;
+        }
+        self.show.input.clear();
         self.submit(text, now);
     }
 
