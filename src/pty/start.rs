@@ -117,7 +117,7 @@ pub fn from_folder(dir: &RunDir, packs: &Packs) -> Result<Ended, RunError> {
     terminal_env(spec.seat, &mut env);
     let stdin = match spec.seat {
         Seat::Oneshot => {
-            let path = dir.path().join("prompt");
+            let path = dir.prompt();
             Some(File::open(&path).map_err(|source| RunError::Prompt { path, source })?)
         }
         _ => None,

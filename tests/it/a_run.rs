@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) record: bool,
     pub(crate) hooks: bool,
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// Runs once, with this on standard input.
+    pub(crate) prompt: Option<&'static str>,
 }
 
 impl Plan {
@@ -66,7 +68,15 @@ impl Plan {
             ("CODEX_HOME".into(), Path::new(&home_var).join(".codex").into()),
             ("LANG".into(), "C.UTF-8".into()),
         ];
-        Self { home, argv: argv.iter().map(|s| (*s).to_owned()).collect(), pack, record: false, hooks: true, env }
+        Self {
+            home,
+            argv: argv.iter().map(|s| (*s).to_owned()).collect(),
+            pack,
+            record: false,
+            hooks: true,
+            env,
+            prompt: None,
+        }
     }
 
     /// A run of the scripted agent under the name of the agent it stands in for.
@@ -103,7 +113,7 @@ impl Plan {
             pack: self.pack.into(),
             argv: self.argv,
             cwd: self.home.path().to_owned(),
-            seat: Seat::Detached,
+            seat: if self.prompt.is_some() { Seat::Oneshot } else { Seat::Detached },
             size: Some((120, 40)),
             created: clock::wall(),
             record: self.record,
@@ -114,6 +124,9 @@ impl Plan {
             resume: None,
         };
         let dir = rundir::create(&state, &spec, &self.env).unwrap();
+        if let Some(prompt) = self.prompt {
+            rundir::write_private(&dir.prompt(), prompt.as_bytes()).unwrap();
+        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_orchwrap"));
         command.arg("__run").arg(dir.path()).env_clear().env("HOME", self.home.path());
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -123,7 +136,10 @@ impl Plan {
         }
         let wrapper = command.spawn().unwrap();
         let run = ARun { home: self.home, spec, dir, wrapper };
-        wait_for("the run answers", || run.ctl().state().ok());
+        // A one-shot may be over before it can be asked.
+        if self.prompt.is_none() {
+            wait_for("the run answers", || run.ctl().state().ok());
+        }
         run
     }
 }

@@ -6,7 +6,7 @@ use orchwrap::extract::event::{Body, SessionState, Verdict};
 use orchwrap::pty::client::CtlError;
 use serde_json::json;
 
-use crate::a_run::{ARun, Plan, aside, request, wait_for};
+use crate::a_run::{ARun, Plan, aside, check_journal, request, wait_for};
 
 fn ended(run: &ARun, count: usize) {
     wait_for("the turn ends", || {
@@ -163,4 +163,22 @@ fn t09_an_end_of_paste_in_a_prompt_does_not_end_the_paste() {
     ended(&run, 1);
     assert_eq!(run.received(), ["before\n/quit\n after"]);
     run.stop();
+}
+
+#[test]
+fn a_oneshot_gets_its_prompt_on_stdin_and_its_stream_is_its_report() {
+    let mut plan = Plan::agent("claude", "claude", &json!({"otherwise": [{"say": "forty-two"}]}).to_string());
+    plan.prompt = Some("what is it?");
+    let run = plan.start();
+    let exited = wait_for("the end", || {
+        run.dir.events().exists().then(|| run.events()).into_iter().flatten().find(|e| e.body.kind() == "run.exited")
+    });
+    assert!(matches!(&exited.body, Body::RunExited { code: Some(0), .. }), "{exited:?}");
+    let answer = run.events().into_iter().find_map(|e| match e.body {
+        Body::TurnCompleted { answer, .. } => answer,
+        _ => None,
+    });
+    assert_eq!(answer.as_deref(), Some("forty-two"));
+    assert_eq!(run.received(), ["what is it?"]);
+    check_journal(&run.dir.events());
 }
