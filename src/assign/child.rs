@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 
-use crate::assign::verify::proc_id;
 use crate::extract::event::ProcId;
+use crate::linux;
 
 /// Patience between TERM and KILL: git removes its lock files on TERM, and that takes milliseconds.
 const TERM_GRACE: Duration = Duration::from_secs(2);
@@ -137,7 +137,7 @@ impl Job {
 impl Running {
     /// Who it is, also the id of its process group.
     pub(crate) fn proc(&self) -> Option<ProcId> {
-        proc_id(self.group.pid.as_raw_nonzero().get())
+        linux::proc_id(self.group.pid.as_raw_nonzero().get()).ok()
     }
 
     /// Waits for its end or its limit; past the limit the group gets TERM, then KILL.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::assign::env::{self, Env};
 use crate::assign::git::{Git, GitError};
 use crate::extract::event::{Body, ProcId};
+use crate::linux;
 
 /// Most processes of a launch chain: a launcher, perhaps a shell or two, the agent.
 const MAX_CHAIN: usize = 8;
@@ -55,25 +56,6 @@ impl Mismatch {
     }
 }
 
-/// Returns who `pid` is now, if it is anybody.
-pub fn proc_id(pid: i32) -> Option<ProcId> {
-    stat(pid).map(|s| ProcId { pid, start: s.start })
-}
-
-struct Stat {
-    parent: i32,
-    start: u64,
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold spaces and parentheses; everything after the last one is numbers.
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    let start = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, start })
-}
-
 /// Verifies that the agent headed by `head` is in the wanted context: cwd and environment of its launch chain by
 /// `/proc`, the branch by git.
 pub async fn check(head: ProcId, expected: &Expected<'_>, git: &Git) -> Result<(), Mismatch> {
@@ -104,11 +86,7 @@ async fn check_branch(expected: &Expected<'_>, git: &Git) -> Result<(), Mismatch
 }
 
 fn alive(head: ProcId) -> Result<(), Mismatch> {
-    if proc_id(head.pid) == Some(head) {
-        Ok(())
-    } else {
-        Err(Mismatch::new("process", format!("pid {}", head.pid), "gone"))
-    }
+    if linux::is_alive(head) { Ok(()) } else { Err(Mismatch::new("process", format!("pid {}", head.pid), "gone")) }
 }
 
 fn check_process(process: ProcId, head: ProcId, expected: &Expected<'_>) -> Result<(), Mismatch> {
@@ -186,8 +164,8 @@ fn children(pid: i32) -> Vec<ProcId> {
         let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         let ids = list.split_ascii_whitespace().filter_map(|id| id.parse().ok());
         found.extend(ids.filter_map(|child| {
-            let stat = stat(child)?;
-            (stat.parent == pid).then_some(ProcId { pid: child, start: stat.start })
+            let stat = linux::stat(child).ok()?;
+            (stat.parent == pid).then_some(stat.id)
         }));
     }
     found
@@ -208,7 +186,7 @@ mod tests {
         }
 
         fn id(&self) -> ProcId {
-            proc_id(i32::try_from(self.0.id()).unwrap()).unwrap()
+            linux::proc_id(i32::try_from(self.0.id()).unwrap()).unwrap()
         }
     }
 

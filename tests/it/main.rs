@@ -7,6 +7,7 @@ mod campaign;
 mod fake_agent;
 mod journal;
 mod pool;
+mod prepare;
 mod support;
 mod tidy;
 mod tmux;

@@ -314,6 +314,10 @@ impl Driver {
                     }
                     (Some(code), _) => format!("exited with {code}"),
                     (None, Some(signal)) => format!("was ended by signal {signal}"),
+                    (None, None) if end.reason == "start_failed" => {
+                        let detail = format!("{} could not be started; is it installed?", run.spec.argv[0]);
+                        return Err(Next::fail("binary_missing", detail).into());
+                    }
                     (None, None) => format!("ended ({})", end.reason),
                 };
                 return Err(Next::retry("agent_exited", format!("the agent {how} before it was ready")).into());

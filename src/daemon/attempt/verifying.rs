@@ -9,8 +9,8 @@ use super::{Driver, Step};
 use crate::assign::env::{self, Env};
 use crate::assign::gate::Gate;
 use crate::assign::prereq;
-use crate::assign::verify::proc_id;
 use crate::extract::event::ProcId;
+use crate::linux;
 use crate::queue::store::Change;
 use crate::queue::task::{Proof, TaskState};
 
@@ -33,7 +33,7 @@ impl Driver {
             let n = self.daemon.store.gate_started(self.key, line).await?;
             let gate = Gate::start(line, &cwd, &env, limit);
             let proc = gate.proc();
-            self.step("gate", json!({ "n": n, "proc": proc, "boot": boot_id() })).await?;
+            self.step("gate", json!({ "n": n, "proc": proc, "boot": linux::boot_id().ok() })).await?;
             let end = gate.wait().await;
             let (output, _) = crate::assign::deliver::clean(&end.output);
             let took = u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX);
@@ -62,20 +62,16 @@ impl Driver {
     pub(super) async fn end_gate(&self) {
         let Ok(steps) = self.daemon.store.attempt_steps(self.key).await else { return };
         let Some(step) = steps.into_iter().rfind(|s| s.step == "gate") else { return };
-        if step.data["boot"].as_str() != boot_id().as_deref() {
+        if step.data["boot"].as_str() != linux::boot_id().ok().as_deref() {
             return;
         }
         let Ok(Some(gate)) = serde_json::from_value::<Option<ProcId>>(step.data["proc"].clone()) else { return };
         // A group keeps its leader's number taken: a number that is somebody else's now says that the group is gone (F19).
-        if proc_id(gate.pid).is_some_and(|now| now != gate) {
+        if linux::proc_id(gate.pid).is_ok_and(|now| now != gate) {
             return;
         }
         if let Some(group) = rustix::process::Pid::from_raw(gate.pid) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }
-}
-
-fn boot_id() -> Option<String> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }

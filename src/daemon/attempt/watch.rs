@@ -186,7 +186,7 @@ impl Driver {
             if clock.since.is_none() && ended.is_none() {
                 // It waits for a human or for the reset of a limit: no clock runs.
                 wait = Duration::MAX;
-            } else if !told_silence {
+            } else if clock.since.is_some() && !told_silence {
                 wait = wait.min(silence.saturating_sub(now - heard).max(Duration::from_millis(1)));
             }
             tokio::select! {

@@ -1,0 +1,321 @@
+//! Attempts end to end: a pool of scripted agents, real git, the daemon, the command line.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use orchwrap::demo::agent::{Entry, Fact, Ledger};
+use serde_json::Value;
+
+use crate::support::{Home, is_running, orchwrap, wait_until};
+
+/// A home with a repository `app` on `main`, a scripted agent called `claude`, and a daemon once a verb needs it.
+struct World {
+    home: Home,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { home: Home::new() };
+        for folder in ["bin", "app/sub", "config", "state"] {
+            std::fs::create_dir_all(world.home.join(folder)).unwrap();
+        }
+        let git = "[user]\n\tname = u\n\temail = u@localhost\n[init]\n\tdefaultBranch = main\n";
+        std::fs::write(world.home.join(".gitconfig"), git).unwrap();
+        std::fs::write(world.app().join("file"), "one\n").unwrap();
+        std::fs::write(world.app().join("sub/file"), "one\n").unwrap();
+        for args in [&["init", "-q"][..], &["add", "."], &["commit", "-q", "-m", "one"]] {
+            world.git(args);
+        }
+        let agent = world.home.join("bin/claude");
+        let text = format!(
+            "#!/bin/sh\nexec {} __fake-agent --dialect claude --ledger {} -- \"$@\"\n",
+            orchwrap().display(),
+            world.home.join("ledger").display()
+        );
+        std::fs::write(&agent, text).unwrap();
+        std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+        world
+    }
+
+    /// With one session `p-1` that nobody looks at.
+    fn with_pool() -> Self {
+        let world = Self::new();
+        let up = ["pool", "up", "p", "--agent", "claude", "-n", "1", "--terminal", "detached"];
+        world.ok(up.iter().chain(&["--", "--permission-mode", "manual"]));
+        world
+    }
+
+    fn app(&self) -> PathBuf {
+        self.home.path().canonicalize().unwrap().join("app")
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let out = self.home.program("git").current_dir(self.app()).args(args).output().unwrap();
+        assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
+    }
+
+    fn call(&self, args: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Output {
+        let path = std::env::join_paths(
+            std::iter::once(self.home.join("bin")).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+        );
+        self.home.orchwrap(args).env("PATH", path.unwrap()).current_dir(self.app()).output().unwrap()
+    }
+
+    /// What a verb that must succeed prints.
+    fn ok(&self, args: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> String {
+        let out = self.call(args);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// Adds a task for the pool and returns its number.
+    fn add(&self, prompt: &str, options: &[&str]) -> String {
+        self.ok(["task", "add", prompt, "--pool", "p"].iter().chain(options))
+    }
+
+    fn show(&self, id: &str) -> Value {
+        serde_json::from_str(&self.ok(["task", "show", id, "--json"])).unwrap()
+    }
+
+    fn events(&self, id: &str, kind: &str) -> Vec<Value> {
+        let text = self.ok(["events", "-n", "10000", "--task", id, "--type", kind]);
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn until(&self, id: &str, state: &str) -> Value {
+        let mut last = Value::Null;
+        let ended = ["completed", "failed", "cancelled", "timed_out", "review"];
+        let found = wait_until(&format!("task {id} {state}"), || {
+            last = self.show(id);
+            let now = last["state"].as_str().unwrap().to_owned();
+            (now == state || ended.contains(&now.as_str())).then_some(now)
+        });
+        assert_eq!(found, state, "{last:#}\nlog:\n{}", self.log());
+        last
+    }
+
+    fn log(&self) -> String {
+        let folder = self.home.join("state/orchwrap/logs");
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        files.map(|f| std::fs::read_to_string(f.path()).unwrap_or_default()).collect()
+    }
+
+    fn ledger(&self) -> Vec<Entry> {
+        Ledger::read(&self.home.join("ledger")).unwrap_or_default()
+    }
+
+    /// The prompts that agents received, with who received them.
+    fn received(&self) -> Vec<(u32, PathBuf, String)> {
+        let entries = self.ledger().into_iter();
+        let prompts = entries.filter_map(|e| match e.fact {
+            Fact::Received { text, .. } => Some((e.pid, e.cwd, text)),
+            _ => None,
+        });
+        prompts.collect()
+    }
+
+    fn daemon_pid(&self) -> i32 {
+        let status: Value = serde_json::from_str(&self.ok(["daemon", "status", "--json"])).unwrap();
+        i32::try_from(status["pid"].as_i64().unwrap()).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.call(["pool", "down", "p"]);
+        let _ = self.call(["daemon", "stop"]);
+    }
+}
+
+fn exists(path: &Path) -> Option<()> {
+    path.exists().then_some(())
+}
+
+#[test]
+fn a_context_is_prepared_verified_and_kept_out_of_the_users_checkout() {
+    let w = World::with_pool();
+    let prompt = "run: env > seen\nsay: done";
+    let gate = r#"grep -qx 'B=from the prereq' seen && grep -qx 'A=x y' seen && test "$A" = 'x y'"#;
+    let prereq = "export B='from the prereq' PATH=\"$PWD/tools:$PATH\"";
+    let options = ["--branch", "fix/x", "--env", "A=x y", "--prereq", prereq, "--gate", gate, "-C", "sub"];
+    let id = w.add(prompt, &options);
+    let task = w.until(&id, "completed");
+    assert_eq!(task["proof"], "gate");
+    let tree = w.home.path().canonicalize().unwrap().join("state/orchwrap/worktrees/app/fix/x");
+    assert_eq!(task["worktree"], tree.join("sub").to_str().unwrap());
+    let received = w.received();
+    assert_eq!(received.len(), 1);
+    assert_eq!((&received[0].1, received[0].2.as_str()), (&tree.join("sub"), prompt));
+    let seen = std::fs::read_to_string(tree.join("sub/seen")).unwrap();
+    assert!(seen.contains(&format!("PATH={}", tree.join("sub/tools").display())), "{seen}");
+    let prepared = w.events(&id, "context.prepared");
+    assert_eq!(prepared[0]["data"]["way"], "respawn");
+    assert_eq!(w.git(&["status", "--porcelain"]), "");
+    assert_eq!(w.git(&["symbolic-ref", "HEAD"]), "refs/heads/main");
+}
+
+#[test]
+fn a_fresh_session_is_reused_and_the_next_task_gets_a_new_conversation() {
+    let w = World::with_pool();
+    let first = w.add("say: one", &[]);
+    let task = w.until(&first, "completed");
+    assert_eq!(task["proof"], "report");
+    assert_eq!(task["answer"], "one");
+    assert_eq!(w.events(&first, "context.prepared")[0]["data"]["way"], "reuse");
+    let second = w.add("say: two", &[]);
+    w.until(&second, "completed");
+    assert_eq!(w.events(&second, "context.prepared")[0]["data"]["way"], "respawn");
+    let received = w.received();
+    assert_ne!(received[0].0, received[1].0, "another process, so another conversation");
+}
+
+#[test]
+fn t06_a_failed_gate_is_told_to_the_agent_that_worked_fenced() {
+    let w = World::with_pool();
+    let gate = "test -e two || { echo 'run: touch two'; exit 3; }";
+    let id = w.add("say: done", &["--gate", gate]);
+    let task = w.until(&id, "completed");
+    assert_eq!((&task["proof"], &task["attempts"]), (&"gate".into(), &2.into()));
+    let received = w.received();
+    assert_eq!(received.len(), 2, "{received:?}");
+    assert_eq!(received[0].0, received[1].0, "the same process");
+    let told = &received[1].2;
+    assert!(told.contains("exited with 3") && !told.contains("say: done"), "{told}");
+    let fence = told.lines().find(|l| l.ends_with(" begin")).unwrap().trim_end_matches(" begin");
+    assert!(told.ends_with(&format!("run: touch two\n{fence} end")), "{told}");
+    assert_eq!(w.events(&id, "gate.*").len(), 2);
+}
+
+#[test]
+fn what_cannot_be_prepared_is_typed_and_nothing_is_sent() {
+    let w = World::with_pool();
+    let before = (w.git(&["for-each-ref"]), w.git(&["status", "--porcelain"]));
+    let id = w.add("say: x", &["--prereq", "echo because >&2; false"]);
+    let task = w.until(&id, "failed");
+    assert_eq!(task["reason"], "prereq_failed");
+    assert!(task["detail"].as_str().unwrap().contains("because"), "{task}");
+
+    let gone = w.home.join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let id = w.add("say: x", &["-C", gone.to_str().unwrap(), "--hold"]);
+    std::fs::remove_dir(&gone).unwrap();
+    w.ok(["task", "release", &id]);
+    assert_eq!(w.until(&id, "failed")["reason"], "cwd_missing");
+
+    let elsewhere = w.home.join("elsewhere");
+    w.git(&["worktree", "add", "-q", "-b", "theirs", elsewhere.to_str().unwrap()]);
+    let id = w.add("say: x", &["--branch", "theirs"]);
+    let task = w.until(&id, "failed");
+    assert_eq!(task["reason"], "branch_elsewhere");
+    assert!(task["detail"].as_str().unwrap().contains("elsewhere"), "{task}");
+    w.git(&["worktree", "remove", elsewhere.to_str().unwrap()]);
+    w.git(&["branch", "-q", "-D", "theirs"]);
+
+    std::fs::write(w.app().join("file"), "mine\n").unwrap();
+    let id = w.add("say: x", &["--branch", "other", "--in-place"]);
+    assert_eq!(w.until(&id, "failed")["reason"], "tree_dirty");
+    std::fs::write(w.app().join("file"), "one\n").unwrap();
+
+    assert_eq!(w.received().len(), 0);
+    assert_eq!((w.git(&["for-each-ref"]), w.git(&["status", "--porcelain"])), before);
+}
+
+#[test]
+fn f70_cancel_stops_the_turn_and_frees_the_session() {
+    let w = World::with_pool();
+    let go = w.home.join("go");
+    let id = w.add(&format!("wait for file: {}", go.display()), &[]);
+    w.until(&id, "running");
+    w.ok(["task", "cancel", &id]);
+    assert_eq!(w.show(&id)["state"], "cancelled");
+    w.ok(["task", "cancel", &id]);
+    wait_until("the turn is interrupted", || w.ledger().iter().any(|e| e.fact == Fact::Interrupted).then_some(()));
+    let next = w.add("say: next", &[]);
+    assert_eq!(w.until(&next, "completed")["answer"], "next");
+}
+
+#[test]
+fn f38_a_turn_that_never_ends_is_ended() {
+    let w = World::with_pool();
+    let id = w.add("never end", &["--timeout", "3s"]);
+    assert_eq!(w.until(&id, "timed_out")["reason"], "timed_out");
+    let next = w.add("say: next", &[]);
+    w.until(&next, "completed");
+}
+
+#[test]
+fn f10_f11_an_agent_that_dies_never_completes_and_is_not_sent_to_twice() {
+    let w = World::with_pool();
+    let id = w.add("think 100 ms\ncrash with code 3", &[]);
+    let task = w.until(&id, "failed");
+    assert_eq!(task["reason"], "agent_exited");
+    assert!(task["detail"].as_str().unwrap().contains("exited with 3"), "{task}");
+    let id = w.add("think 100 ms\ncrash with code 0", &[]);
+    assert_eq!(w.until(&id, "review")["reason"], "unverified_exit");
+    assert_eq!(w.received().len(), 2);
+    // A gate decides by itself.
+    let id = w.add("run: touch made\nthink 100 ms\ncrash with code 0", &["--gate", "test -e made"]);
+    assert_eq!(w.until(&id, "completed")["proof"], "gate");
+}
+
+#[test]
+fn f39_a_question_is_shown_and_answered() {
+    let w = World::with_pool();
+    let id = w.add("ask to run: touch allowed\nsay: done", &[]);
+    let task = w.until(&id, "asking");
+    assert!(task["waiting_for"].as_str().unwrap().contains("task answer"), "{task}");
+    w.ok(["task", "answer", &id, "yes"]);
+    w.until(&id, "completed");
+    assert!(w.app().join("allowed").exists());
+}
+
+#[test]
+fn f68_failures_of_the_provider_are_typed() {
+    let w = World::with_pool();
+    let id = w.add("fail with 500", &["--attempts", "1"]);
+    assert_eq!(w.until(&id, "failed")["reason"], "turn_failed_server");
+    let id = w.add("fail with 401", &["--attempts", "3"]);
+    let task = w.until(&id, "failed");
+    assert_eq!((&task["reason"], &task["attempts"]), (&"turn_failed_auth".into(), &1.into()));
+}
+
+#[test]
+fn f07_a_new_daemon_takes_up_what_the_old_one_left() {
+    let w = World::with_pool();
+    let go = w.home.join("go");
+    let id = w.add(&format!("wait for file: {}\nsay: finished", go.display()), &["--gate", "true"]);
+    w.until(&id, "running");
+    let old = w.daemon_pid();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(old), nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait_until("the daemon is gone", || (!is_running(old)).then_some(()));
+    std::fs::write(&go, "").unwrap();
+    let task = w.until(&id, "completed");
+    assert_eq!((&task["proof"], &task["attempts"]), (&"gate".into(), &1.into()));
+    assert_eq!(w.received().len(), 1);
+}
+
+#[test]
+fn a_killed_gate_of_a_killed_daemon_runs_again_once() {
+    let w = World::with_pool();
+    let go = w.home.join("go");
+    let pids = w.home.join("pids");
+    let gate = format!("echo $$ >> {}; while ! test -e {}; do sleep 0.05; done", pids.display(), go.display());
+    let id = w.add("say: done", &["--gate", &gate]);
+    w.until(&id, "verifying");
+    wait_until("the gate runs", || exists(&pids));
+    let old = w.daemon_pid();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(old), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let second = wait_until("the gate runs again", || {
+        let _ = w.call(["task", "ls"]);
+        let text = std::fs::read_to_string(&pids).unwrap();
+        (text.lines().count() == 2).then_some(text)
+    });
+    let first: i32 = second.lines().next().unwrap().parse().unwrap();
+    wait_until("the first gate is gone", || (!is_running(first)).then_some(()));
+    std::fs::write(&go, "").unwrap();
+    w.until(&id, "completed");
+    assert_eq!(w.received().len(), 1);
+}
