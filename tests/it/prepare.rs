@@ -253,12 +253,23 @@ fn f10_f11_an_agent_that_dies_never_completes_and_is_not_sent_to_twice() {
     let task = w.until(&id, "failed");
     assert_eq!(task["reason"], "agent_exited");
     assert!(task["detail"].as_str().unwrap().contains("exited with 3"), "{task}");
+    // Retrying is for a human to say.
     let id = w.add("think 100 ms\ncrash with code 0", &[]);
     assert_eq!(w.until(&id, "review")["reason"], "unverified_exit");
     assert_eq!(w.received().len(), 2);
     // A gate decides by itself.
     let id = w.add("run: touch made\nthink 100 ms\ncrash with code 0", &["--gate", "test -e made"]);
     assert_eq!(w.until(&id, "completed")["proof"], "gate");
+}
+
+#[test]
+fn f62_an_agent_that_is_not_installed_is_a_typed_failure_at_once() {
+    let w = World::with_pool();
+    w.until(&w.add("say: one", &[]), "completed");
+    std::fs::remove_file(w.home.join("bin/claude")).unwrap();
+    let id = w.add("say: two", &[]);
+    let task = w.until(&id, "failed");
+    assert_eq!((&task["reason"], &task["attempts"]), (&"binary_missing".into(), &1.into()), "{task:#}");
 }
 
 #[test]

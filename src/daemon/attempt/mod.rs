@@ -33,6 +33,9 @@ use crate::queue::task::{Task, TaskState};
 /// Patience with an agent that was interrupted before it is ended.
 const INTERRUPT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long after the end of a turn its screen may still change.
+const SCREEN_SETTLES: Duration = Duration::from_millis(500);
+
 /// Patience between the signals that end a run.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
@@ -316,8 +319,10 @@ impl Driver {
 
     /// Ends the turn of a run: interrupted if that helps in time, else the run is ended. Returns when that is true.
     async fn quiet(&self, run: &LiveRun) {
+        let mut drafted = false;
         let in_flight = match run.status().await {
             Ok(status) => {
+                drafted = status.draft;
                 let sending = status.last_send.is_some_and(|(key, verdict)| key == self.key && verdict.is_none());
                 if status.state == SessionState::Idle && !sending {
                     return;
@@ -331,7 +336,13 @@ impl Driver {
             let mut seen = run.watch();
             let idle = seen.wait_for(|s| s.end.is_some() || s.state == SessionState::Idle);
             if tokio::time::timeout(INTERRUPT_PATIENCE, idle).await.is_ok() {
-                return;
+                tokio::time::sleep(SCREEN_SETTLES).await;
+                // An agent interrupted before its first word puts the prompt back into its input box. That is our text,
+                // and nobody else will take it away.
+                let ours_is_back = !drafted && run.status().await.is_ok_and(|s| s.draft);
+                if !ours_is_back {
+                    return;
+                }
             }
         }
         self.end_run(run).await;

@@ -156,6 +156,8 @@ impl Turn {
                 self.end = Some(End::Limit { text: text.clone(), resets_at: *resets_at });
             }
             Body::TurnFailed { .. } if self.limited.is_some() => {}
+            // Only the wrapper's word for an exit, which follows: it tells how, and whether that may be tried again.
+            Body::TurnFailed { reason: FailReason::Exited, .. } => {}
             Body::TurnFailed { reason, message, .. } => {
                 self.end = Some(End::Failed { reason: *reason, message: message.clone() });
             }
@@ -353,6 +355,8 @@ mod tests {
     fn f10_an_exit_in_mid_turn_is_an_end_and_an_exit_after_the_end_is_not() {
         let gone = Body::RunExited { code: None, signal: Some(9), reason: "signal".into() };
         let mut s = Script::accepted();
+        let failed = Body::TurnFailed { reason: FailReason::Exited, message: String::new(), duration_ms: 1 };
+        assert_eq!(s.osc(failed), Stage::Working);
         assert!(matches!(s.osc(gone.clone()), Stage::Ended(End::Exited { signal: Some(9), .. })));
         let mut s = Script::accepted();
         s.say(Source::Hook, None, completed(None));
