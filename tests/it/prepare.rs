@@ -273,6 +273,20 @@ fn f62_an_agent_that_is_not_installed_is_a_typed_failure_at_once() {
 }
 
 #[test]
+fn a_shell_changes_its_folder_and_its_output_is_enough() {
+    let w = World::new();
+    let odd = w.app().join("it's $(touch pwned)");
+    std::fs::create_dir(&odd).unwrap();
+    w.ok(["session", "start", "sh1", "--agent", "shell", "--tasks", "--terminal", "detached"]);
+    let id = w.ok(["task", "add", "echo hi > out", "--session", "sh1", "-C", odd.to_str().unwrap()]);
+    assert_eq!(w.until(&id, "completed")["proof"], "output");
+    assert_eq!(w.events(&id, "context.prepared")[0]["data"]["way"], "shell");
+    assert!(odd.join("out").exists());
+    assert!(!w.app().join("pwned").exists() && !odd.join("pwned").exists());
+    w.ok(["session", "stop", "sh1"]);
+}
+
+#[test]
 fn f39_a_question_is_shown_and_answered() {
     let w = World::with_pool();
     let id = w.add("ask to run: touch allowed\nsay: done", &[]);

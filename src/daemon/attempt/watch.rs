@@ -246,6 +246,10 @@ impl Driver {
             }
             Stage::Ended(_) => {
                 store.close_asks(&watched.run).await?;
+                // A turn may be over before the wrapper has said that it began.
+                if watched.turn.accepted() {
+                    self.to(TaskState::Running, Change::default()).await?;
+                }
                 Ok(())
             }
         }
