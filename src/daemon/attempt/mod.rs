@@ -56,6 +56,7 @@ impl From<StoreError> for Halt {
     fn from(e: StoreError) -> Self {
         match e {
             StoreError::Fenced(_) => Self::Fenced,
+            e @ StoreError::NoSession(_) => Self::Next(Next::review("session_gone", e.to_string())),
             e => Self::Store(e),
         }
     }
@@ -295,13 +296,17 @@ impl Driver {
     /// Leaves an attempt that a human decided: what was sent is stopped first, confirmed, then session and tree are free
     /// (F70). May be said any number of times.
     async fn abandon(&self) {
-        let sent_to = match self.daemon.store.attempts(self.key.task).await {
-            Ok(all) => all.into_iter().find(|a| a.key == self.key).filter(|a| a.live).and_then(|a| a.run),
-            Err(e) => {
-                tracing::error!(task = %self.key.task, error = %e, "look up an attempt to stop");
-                None
-            }
+        let sent_to = match self.daemon.store.attempts(self.key.task).await.map_err(Halt::from) {
+            Ok(all) => match all.into_iter().find(|a| a.key == self.key && a.live) {
+                Some(attempt) => self.sent_to(&attempt).await,
+                None => Ok(None),
+            },
+            Err(halt) => Err(halt),
         };
+        let sent_to = sent_to.unwrap_or_else(|_| {
+            tracing::error!(task = %self.key.task, "look up an attempt to stop");
+            None
+        });
         self.end_gate().await;
         if let Some(run) = sent_to.and_then(|id| self.daemon.runs.get(&id)) {
             self.quiet(&run).await;

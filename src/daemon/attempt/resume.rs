@@ -74,15 +74,7 @@ impl Driver {
     /// The run that the attempt was sent to, alive or in the store; none where nothing was started.
     async fn watched(&self, attempt: &Attempt) -> Step<Option<Watched>> {
         let oneshot = self.is_oneshot().await?;
-        let run = match &attempt.run {
-            Some(run) => Some(run.clone()),
-            // A one-shot is registered before its process starts, and noted here after.
-            None => {
-                let runs = self.daemon.store.runs_of(self.session.clone(), 8).await?;
-                runs.into_iter().map(|r| r.spec).find(|s| s.attempt == Some(self.key)).map(|s| s.run)
-            }
-        };
-        let Some(run) = run else { return Ok(None) };
+        let Some(run) = self.sent_to(attempt).await? else { return Ok(None) };
         let steps = self.daemon.store.attempt_steps(self.key).await?;
         let sending = steps.iter().rev().find(|s| s.step == "sending");
         let after = sending.and_then(|s| s.data["after"].as_i64()).unwrap_or(0);
@@ -94,6 +86,16 @@ impl Driver {
             }
             None => Watched::dead(run, after, turn),
         }))
+    }
+
+    /// The run that the attempt was sent to, or was about to be.
+    pub(super) async fn sent_to(&self, attempt: &Attempt) -> Step<Option<RunId>> {
+        if attempt.run.is_some() {
+            return Ok(attempt.run.clone());
+        }
+        // A one-shot is registered before its process starts, and noted in the attempt after.
+        let runs = self.daemon.store.runs_of(self.session.clone(), 8).await?;
+        Ok(runs.into_iter().map(|r| r.spec).find(|s| s.attempt == Some(self.key)).map(|s| s.run))
     }
 
     /// The run in the registry; none once its end is stored.

@@ -26,6 +26,9 @@ const REPORT_GRACE: Duration = Duration::from_secs(3);
 /// How long the limit behind a failure may come after it.
 const LIMIT_GRACE: Duration = Duration::from_secs(2);
 
+/// How long a question must be gone before the task says so: witnesses that come late ask it again, in better words.
+const ASK_SETTLES: Duration = Duration::from_millis(300);
+
 /// Events read from the store at once.
 const PAGE: usize = 500;
 
@@ -55,6 +58,10 @@ impl Watched {
         match events.recv().await {
             Ok(event) => {
                 self.turn.apply(&event);
+                // What is there already is one step: a state that is over is not worth showing.
+                while let Ok(event) = events.try_recv() {
+                    self.turn.apply(&event);
+                }
                 Ok(())
             }
             Err(RecvError::Lagged(_)) => self.catch_up(driver).await,
@@ -153,13 +160,19 @@ impl Driver {
         let (hard, silence) = (Duration::from_millis(limits.hard_ms), Duration::from_millis(limits.silence_ms));
         let mut clock = Clock { spent, since: None };
         let mut shown = None;
-        let mut ended = None;
+        let (mut ended, mut gone) = (None, None);
         let (mut heard, mut told_silence) = (clock::since_boot(), false);
         // What happened between the subscription and now, and all of it after a restart.
         watched.catch_up(self).await?;
         loop {
             let stage = watched.turn.stage();
-            if shown.as_ref() != Some(&stage) {
+            let was_asked = matches!(shown, Some(Stage::Asking(..))) && stage == Stage::Working;
+            let answered = was_asked.then(|| clock::since_boot() - *gone.get_or_insert_with(clock::since_boot));
+            let settling = answered.and_then(|since| ASK_SETTLES.checked_sub(since)).filter(|left| !left.is_zero());
+            if settling.is_none() {
+                gone = None;
+            }
+            if settling.is_none() && shown.as_ref() != Some(&stage) {
                 self.show(&stage, watched).await?;
                 clock.set(matches!(stage, Stage::Sent | Stage::Working | Stage::Unsent));
                 result.duration_ms = Some(millis(clock.spent()));
@@ -183,7 +196,9 @@ impl Driver {
             } else if wait.is_zero() {
                 return Ok(Err(self.time_out(watched).await));
             }
-            if clock.since.is_none() && ended.is_none() {
+            if let Some(left) = settling {
+                wait = left;
+            } else if clock.since.is_none() && ended.is_none() {
                 // It waits for a human or for the reset of a limit: no clock runs.
                 wait = Duration::MAX;
             } else if clock.since.is_some() && !told_silence {
