@@ -42,6 +42,9 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Pause before an attempt that the store refused is taken up again from what is stored.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
+/// Panics of one attempt's driver until a human is asked.
+const PANICS: u32 = 3;
+
 /// Why the work on an attempt stopped where it was.
 enum Halt {
     /// The attempt is not ours any more: a human decided.
@@ -95,13 +98,36 @@ struct Driver {
 /// Drives a claimed task to the end of this attempt.
 pub async fn drive(daemon: Arc<Daemon>, claimed: Claimed) {
     let Claimed { task, key, session } = claimed;
-    Driver::run(daemon, task, key, session, None).await;
+    guard(daemon, task, key, session, None).await;
 }
 
 /// Takes up an attempt that was live when the last daemon ended.
 pub async fn resume(daemon: Arc<Daemon>, attempt: Attempt, task: Task) {
     let (key, session) = (attempt.key, attempt.session.clone());
-    Driver::run(daemon, task, key, session, Some(attempt)).await;
+    guard(daemon, task, key, session, Some(attempt)).await;
+}
+
+/// Runs the driver. A panic in it is a bug, and no reason to leave the task half-alive: it is taken up again from what is
+/// stored, and given to a human if that does not help (F18).
+async fn guard(daemon: Arc<Daemon>, task: Task, key: AttemptKey, session: Name, mut old: Option<Attempt>) {
+    for _ in 0..PANICS {
+        let work = Driver::run(daemon.clone(), task.clone(), key, session.clone(), old.take());
+        match tokio::spawn(work).await {
+            Err(e) if e.is_panic() => tracing::error!(task = %key.task, error = %e, "attempt taken up again"),
+            _ => return,
+        }
+        tokio::time::sleep(STORE_PAUSE).await;
+        let all = daemon.store.attempts(key.task).await.unwrap_or_default();
+        match all.into_iter().find(|a| a.key == key) {
+            Some(row) if !row.live => return,
+            row => old = row,
+        }
+    }
+    let change = Change::because("internal", "orchwrap failed inside, see its log; look at the result and decide");
+    let Ok(now) = daemon.store.task(key.task).await else { return };
+    if let Err(e) = daemon.store.transition(key, &[now.state], TaskState::Review, change).await {
+        tracing::error!(task = %key.task, error = %e, "give a task to a human");
+    }
 }
 
 impl Driver {

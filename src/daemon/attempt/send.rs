@@ -116,7 +116,7 @@ impl Driver {
                     return Ok(watched);
                 }
                 Next::Again { waiting_for } => {
-                    if crate::clock::since_boot() - since > patience {
+                    if crate::clock::since_boot().saturating_sub(since) > patience {
                         let why = with_screen(&format!("it was not idle in time: {}", outcome.why), run).await;
                         return Err(Next::review("not_ready", why).into());
                     }

@@ -109,13 +109,13 @@ impl Clock {
     fn set(&mut self, running: bool) {
         let now = clock::since_boot();
         if let Some(since) = self.since.take() {
-            self.spent += now - since;
+            self.spent += now.saturating_sub(since);
         }
         self.since = running.then_some(now);
     }
 
     fn spent(&self) -> Duration {
-        self.spent + self.since.map_or(Duration::ZERO, |since| clock::since_boot() - since)
+        self.spent + self.since.map_or(Duration::ZERO, |since| clock::since_boot().saturating_sub(since))
     }
 }
 
@@ -167,7 +167,8 @@ impl Driver {
         loop {
             let stage = watched.turn.stage();
             let was_asked = matches!(shown, Some(Stage::Asking(..))) && stage == Stage::Working;
-            let answered = was_asked.then(|| clock::since_boot() - *gone.get_or_insert_with(clock::since_boot));
+            let now = clock::since_boot();
+            let answered = was_asked.then(|| now.saturating_sub(*gone.get_or_insert(now)));
             let settling = answered.and_then(|since| ASK_SETTLES.checked_sub(since)).filter(|left| !left.is_zero());
             if settling.is_none() {
                 gone = None;
@@ -183,7 +184,7 @@ impl Driver {
             let mut wait = hard.saturating_sub(clock.spent());
             if let (Stage::Ended(end), Some(since)) = (&stage, ended) {
                 let patience = self.patience(end, &watched.turn);
-                if now - since >= patience {
+                if now.saturating_sub(since) >= patience {
                     return Ok(match (end, watched.turn.settled()) {
                         (End::Done { .. }, false) => Err(Next::review(
                             "not_idle",
@@ -192,7 +193,7 @@ impl Driver {
                         _ => Ok(end.clone()),
                     });
                 }
-                wait = patience - (now - since);
+                wait = patience.saturating_sub(now.saturating_sub(since));
             } else if wait.is_zero() {
                 return Ok(Err(self.time_out(watched).await));
             }
@@ -202,7 +203,7 @@ impl Driver {
                 // It waits for a human or for the reset of a limit: no clock runs.
                 wait = Duration::MAX;
             } else if clock.since.is_some() && !told_silence {
-                wait = wait.min(silence.saturating_sub(now - heard).max(Duration::from_millis(1)));
+                wait = wait.min(silence.saturating_sub(now.saturating_sub(heard)).max(Duration::from_millis(1)));
             }
             tokio::select! {
                 event = watched.next(self) => {
@@ -211,7 +212,7 @@ impl Driver {
                     told_silence = false;
                 }
                 () = sleep(wait) => {
-                    if clock.since.is_some() && !told_silence && clock::since_boot() - heard >= silence {
+                    if clock.since.is_some() && !told_silence && clock::since_boot().saturating_sub(heard) >= silence {
                         told_silence = true;
                         let text = format!("no sign of work in {} for {} s", self.session, silence.as_secs());
                         self.event(Body::Note { code: "silence".into(), text }, "assign.silence", watched.live.as_deref())
