@@ -148,11 +148,10 @@ fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
 }
 
-/// Leaves the terminal, the descriptors and the file mode of whoever happened to start us.
+/// Leaves the terminal and the descriptors of whoever happened to start us.
 fn detach() {
     // Fails only where we lead a session already.
     let _ = rustix::process::setsid();
-    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")
         .into_iter()
         .flatten()

@@ -103,7 +103,8 @@ impl Client {
                     launch(dirs, until)
                 }
             },
-            Err(e) if absent(&e) => match start {
+            // One that just dies still takes connections, and breaks them.
+            Err(e) if absent(&e) || broken(&e) => match start {
                 Start::IfNeeded => launch(dirs, until),
                 Start::Never => Err(ClientError::NotRunning),
             },
@@ -178,10 +179,9 @@ impl Client {
             Ok(_) | Err(ClientError::Io(_)) => {}
             Err(e) => return Err(e),
         }
-        let state = dirs.state();
-        while let Some(holder) = lock::holder(&state) {
+        let (state, pid) = (dirs.state(), self.hello.pid);
+        while lock::holder(&state).is_some() || lock::alive(pid) {
             if Instant::now() > until {
-                let pid = holder.map_or(self.hello.pid, |h| h.pid);
                 return Err(ClientError::Start(format!("the old daemon (pid {pid}) does not end")));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -197,49 +197,50 @@ fn absent(e: &io::Error) -> bool {
     matches!(e.kind(), NotFound | ConnectionRefused | NotADirectory | ConnectionReset | BrokenPipe | UnexpectedEof)
 }
 
+/// Whether the connection broke while it was made.
+fn broken(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
+}
+
 /// Whether the connection went away, as it does when the daemon is replaced.
 pub fn is_disconnect(e: &ClientError) -> bool {
     match e {
-        ClientError::Io(e) => matches!(
-            e.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
-        ),
+        ClientError::Io(e) => broken(e),
         _ => false,
     }
 }
 
+/// Starts the daemon and connects to it, or to the one that another verb started at the same moment.
 fn launch(dirs: &Dirs, until: Instant) -> Result<Client, ClientError> {
     lock::prepare(&dirs.state()).map_err(|e| ClientError::Start(e.to_string()))?;
-    let exe = std::env::current_exe()?;
-    let mut command = Command::new(exe);
-    command
-        .arg("__daemon")
-        .current_dir("/")
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    loop {
+        let said = spawn(until)?;
+        match said.trim() {
+            "ready" | "held" => match Client::dial(dirs) {
+                Err(e) if (absent(&e) || broken(&e)) && Instant::now() < until => {
+                    // The holder still starts, or is about to be gone: then the next try of ours wins.
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return Ok(other?),
+            },
+            "" => return Err(ClientError::Start(format!("it ended at once; see {}", logs(dirs).display()))),
+            why => return Err(ClientError::Start(why.to_owned())),
+        }
+    }
+}
+
+/// Starts a daemon in the background; returns the one line it says about its start.
+fn spawn(until: Instant) -> Result<String, ClientError> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("__daemon").current_dir("/").env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     for (name, value) in std::env::vars_os() {
         if name.to_str().is_some_and(|n| KEPT_VARS.contains(&n) || n.starts_with("XDG_")) {
             command.env(name, value);
         }
     }
     let mut child = command.spawn()?;
-    // One line on its stdout says how the start went; it makes itself a session leader and lets go of everything else.
-    let mut said = child.stdout.take().expect("stdout is a pipe");
-    let line = first_line(&mut said, until)?;
-    match line.trim() {
-        "ready" => Ok(Client::dial(dirs)?),
-        // Two verbs started one at once: the other's won.
-        "held" => loop {
-            match Client::dial(dirs) {
-                Err(e) if absent(&e) && Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
-                other => return Ok(other?),
-            }
-        },
-        "" => Err(ClientError::Start(format!("it ended at once; see {}", logs(dirs).display()))),
-        why => Err(ClientError::Start(why.to_owned())),
-    }
+    first_line(child.stdout.as_mut().expect("stdout is a pipe"), until)
 }
 
 fn logs(dirs: &Dirs) -> PathBuf {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::runs::LiveRun;
+use crate::clock;
 use crate::extract::event::{AskKind, Body, Event};
 use crate::ids::RunId;
 use crate::pty::journal::JournalReader;
@@ -15,6 +16,9 @@ use crate::queue::store::{EventFilter, Store, StoreError, Tx};
 
 /// Lines that go into one transaction.
 const BATCH: usize = 256;
+
+/// How long after its folder was made a run without a journal counts as starting, not as dead.
+const BIRTH: jiff::SignedDuration = jiff::SignedDuration::from_secs(15);
 
 /// First and longest pause before something that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -35,7 +39,7 @@ pub(super) async fn follow(store: &Store, run: &LiveRun) {
             Ok(false) => {}
             Err(e) => tracing::warn!(run = %run.id(), error = %e, "ingest"),
         }
-        if !rundir::is_alive(&run.dir) {
+        if !rundir::is_alive(&run.dir) && !is_being_born(run) {
             match rest(store, run).await {
                 Ok(()) => return,
                 Err(e) if !e.is_retryable() => {
@@ -48,6 +52,13 @@ pub(super) async fn follow(store: &Store, run: &LiveRun) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY.1);
     }
+}
+
+/// Whether its wrapper may be about to take the lock: the folder comes first, the lock a moment later.
+fn is_being_born(run: &LiveRun) -> bool {
+    let empty = std::fs::metadata(run.dir.events()).map_or(true, |m| m.len() == 0);
+    let age = clock::wall().duration_since(run.spec.created);
+    empty && age.abs() < BIRTH
 }
 
 /// Streams from the control socket until it ends; whether anything came.

@@ -114,8 +114,9 @@ pub fn acquire_patiently(state: &StateDir) -> Result<DaemonLock, LockError> {
     acquire(state)
 }
 
-fn alive(pid: u32) -> bool {
-    std::path::Path::new("/proc").join(pid.to_string()).exists()
+/// Whether a process of this id runs; one that only waits to be reaped does not.
+pub(super) fn alive(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| crate::linux::stat(pid).is_ok_and(|stat| stat.state != 'Z'))
 }
 
 fn open(state: &StateDir) -> io::Result<File> {

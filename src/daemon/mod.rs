@@ -11,11 +11,13 @@ mod discover;
 mod dispatch;
 mod ingest;
 pub mod lock;
+mod notify;
 pub mod rpc;
 pub mod runs;
 pub mod seats;
 mod server;
 pub mod service;
+mod upkeep;
 mod world;
 
 use std::path::PathBuf;
@@ -176,21 +178,15 @@ impl Daemon {
         self.store.live_attempts().await.is_ok_and(|live| live.is_empty())
     }
 
-    /// Takes up what the last daemon left, in the order in which one thing rests on the other; then the queue moves.
-    async fn work(self: Arc<Self>, watch: discover::Watch) {
-        let started = async {
-            let runs = discover::take_up(&self.runs).await?;
-            tokio::spawn(watch.run(self.runs.clone()));
-            // An attempt is judged by the whole journal of its run: those of dead runs are read first.
-            for run in runs.iter().filter(|r| !r.is_alive()) {
-                if tokio::time::timeout(JOURNAL_PATIENCE, run.exited()).await.is_err() {
-                    tracing::warn!(run = %run.id(), "the journal of a dead run is not read yet");
-                }
+    /// Takes up the attempts that the last daemon left; then the queue moves.
+    async fn work(self: Arc<Self>, found: Vec<Arc<LiveRun>>) {
+        // An attempt is judged by the whole journal of its run: those of dead runs are read first.
+        for run in found.iter().filter(|r| !r.is_alive()) {
+            if tokio::time::timeout(JOURNAL_PATIENCE, run.exited()).await.is_err() {
+                tracing::warn!(run = %run.id(), "the journal of a dead run is not read yet");
             }
-            dispatch::resume(&self).await?;
-            Ok::<_, StoreError>(())
-        };
-        if let Err(e) = started.await {
+        }
+        if let Err(e) = dispatch::resume(&self).await {
             // Never half-alive (F18): the next daemon tries again.
             tracing::error!(error = %e, "the daemon cannot take up what the last one left, and ends");
             return self.stop();
@@ -199,13 +195,21 @@ impl Daemon {
         dispatch::run(self).await;
     }
 
-    async fn serve(self: &Arc<Self>, listener: tokio::net::UnixListener) -> Result<(), DaemonError> {
+    /// Answers and works until told to end. `ready` is called once the live runs are known and it answers.
+    async fn serve(self: &Arc<Self>, ready: impl FnOnce()) -> Result<(), DaemonError> {
         let mut term = signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?;
         let mut hup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
+        // Watching begins before looking, so that no run falls in between.
         let watch = discover::Watch::new(&self.runs).map_err(io("watch the run folders"))?;
+        let found = discover::take_up(&self.runs).await?;
+        let listener = listen(&self.state).map_err(io("listen on daemon.sock"))?;
         tokio::spawn(server::accept(self.clone(), listener));
-        tokio::spawn(self.clone().work(watch));
+        ready();
+        tokio::spawn(watch.run(self.runs.clone()));
+        tokio::spawn(notify::run(self.clone()));
+        tokio::spawn(upkeep::run(self.clone()));
+        tokio::spawn(self.clone().work(found));
         loop {
             tokio::select! {
                 _ = term.recv() => break,
@@ -219,6 +223,12 @@ impl Daemon {
         self.stop();
         Ok(())
     }
+}
+
+fn listen(state: &StateDir) -> std::io::Result<tokio::net::UnixListener> {
+    let listener = crate::sock::bind(&state.daemon_sock())?;
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
 }
 
 /// The `ORCHWRAP_*` variables of this process.
@@ -247,6 +257,8 @@ fn log_panics() {
 /// Runs the daemon of `dirs` until it is told to end. `ready` is called once it answers.
 pub fn run(dirs: Dirs, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let state = dirs.state();
+    // Whatever is made from here on, by SQLite or the log too, is for our own user (T21).
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let _lock = lock::acquire_patiently(&state)?;
     let config = Config::load(&dirs, vars())?;
     let logs = state.logs();
@@ -259,14 +271,7 @@ pub fn run(dirs: Dirs, ready: impl FnOnce()) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(io("start the runtime"))?;
-    let ended = runtime.block_on(async {
-        let daemon = Daemon::open(dirs, config)?;
-        let listener = crate::sock::bind(&state.daemon_sock()).map_err(io("listen on daemon.sock"))?;
-        listener.set_nonblocking(true).map_err(io("listen on daemon.sock"))?;
-        let listener = tokio::net::UnixListener::from_std(listener).map_err(io("listen on daemon.sock"))?;
-        ready();
-        daemon.serve(listener).await
-    });
+    let ended = runtime.block_on(async { Daemon::open(dirs, config)?.serve(ready).await });
     // Attempts are resumed by the next daemon from what they have stored; their agents do not notice (F16).
     runtime.shutdown_timeout(END_PATIENCE);
     let _ = std::fs::remove_file(state.daemon_sock());

@@ -118,7 +118,7 @@ impl Daemon {
                 note: s.aside.or(ask).or(down),
             });
         }
-        let mut by_hand: Vec<_> = live.into_values().filter(|r| r.seen().end.is_none()).collect();
+        let mut by_hand: Vec<_> = live.into_values().filter(|r| r.is_alive()).collect();
         by_hand.sort_by(|a, b| (&a.spec.session, a.spec.created).cmp(&(&b.spec.session, b.spec.created)));
         for run in by_hand {
             let seen = run.seen();

@@ -1,5 +1,6 @@
 //! What end-to-end tests share: a home of their own, a terminal of their own, and waiting for what must come.
 
+pub(crate) mod daemon;
 pub(crate) mod terminal;
 
 use std::path::{Path, PathBuf};
