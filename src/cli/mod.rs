@@ -30,7 +30,7 @@ pub use exit::Exit;
 #[derive(Debug, Parser)]
 #[command(name = "orchwrap", version, arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(
-    after_help = "Anything that is no verb above is the name of an agent: `orchwrap claude --resume` runs `claude --resume`.\n`orchwrap -- NAME` wraps NAME even if a verb has that name."
+    after_help = "Anything that is no verb above is the name of an agent: `orchwrap AGENT --resume` runs `AGENT --resume`.\n`orchwrap -- NAME` wraps NAME even if a verb has that name."
 )]
 struct Cli {
     #[command(flatten)]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Every source file but those that hold tests only.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut dirs = vec![root.clone()];
@@ -22,12 +23,13 @@ fn sources() -> Vec<(String, String)> {
     found
         .into_iter()
         .map(|(path, text)| (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), text))
+        .filter(|(file, _)| !file.ends_with("tests.rs") && !file.ends_with("samples.rs"))
         .collect()
 }
 
 /// The code of a file without its unit tests and comments.
 fn code(text: &str) -> String {
-    let body = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     body.lines().map(|line| line.split_once("//").map_or(line, |(before, _)| before)).collect::<Vec<_>>().join("\n")
 }
 
@@ -104,8 +106,8 @@ const LAYERS: &[&[&str]] = &[
     &["ids", "clock"],
     &["term"],
     &["extract"],
-    &["ctl", "run", "paths", "linux", "config"],
-    &["queue", "assign"],
+    &["ctl", "run", "paths", "linux"],
+    &["queue", "assign", "config"],
     &["pty", "tmux"],
     &["daemon", "telemetry"],
     &["demo", "cli"],
