@@ -1,11 +1,11 @@
 //! End-to-end tests: real tmux, real git, real SQLite; each test in folders and sockets of its own.
 
 mod a_run;
+mod campaign;
 mod cli;
 mod ctl;
 mod daemon;
 mod deliver;
-mod campaign;
 mod fake_agent;
 mod journal;
 mod pool;

@@ -140,15 +140,12 @@ impl Driver {
 
     /// Starts the one command of a one-shot, with the prompt on its standard input.
     async fn launch(&self, ready: &Ready, text: String) -> Step<Watched> {
-        let session = self.daemon.store.session(&self.session).await?;
-        let oneshot = self.pack.oneshot.as_ref().expect("checked when the way was chosen");
-        let (command, rest) = session.spec.argv.split_first().expect("a session has a command");
-        let argv = std::iter::once(command).chain(&oneshot.args).chain(rest).cloned().collect();
         self.note_sending(None).await?;
         let launch = Launch {
             cwd: Some(ready.context.tree.cwd.clone()),
             env: Some(ready.context.env.clone()),
-            argv: Some(argv),
+            // The wrapper adds what makes it a one-shot: it plans every launch.
+            argv: None,
             resume: None,
             attempt: Some(self.key),
             branch: ready.context.tree.branch.clone(),
