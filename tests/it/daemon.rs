@@ -196,8 +196,7 @@ fn f07_twenty_live_runs_are_found_again_and_every_event_is_told_once() {
     for wrapper in &mut wrappers {
         assert!(wrapper.runs(), "agents do not notice");
     }
-    let runs = journaled(&w);
-    assert_eq!(runs.len(), RUNS);
+    let runs = wait_until("all journals to be read", || Some(journaled(&w)).filter(|r| r.len() == RUNS));
     for (run, events) in &runs {
         assert!(events.keys().copied().eq(1..=events.len() as u64), "{run}: {events:?}");
         assert_eq!(events[&1], "run.started");
