@@ -25,6 +25,11 @@ use crate::support::{Home, orchwrap};
 const SESSIONS: &str = "4";
 /// Tasks kept under way.
 const LOAD: usize = 8;
+/// Live attempts that a kill waits for, for a while.
+const BUSY: usize = 3;
+const BUSY_PATIENCE: Duration = Duration::from_secs(10);
+/// With less than that alive for so long, the seats are set aside: no seat bears to be killed every few seconds.
+const STARVED: Duration = Duration::from_secs(4);
 /// Patience with one thing that has to come; recovery from a kill is far quicker.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -50,6 +55,8 @@ struct Campaign {
     dirs: Dirs,
     client: Option<Client>,
     added: usize,
+    /// How often seats had to be taken up again by hand.
+    revived: usize,
     kills: Vec<Kill>,
 }
 
@@ -81,7 +88,7 @@ impl Campaign {
         std::fs::write(home.join("bin/claude"), text).unwrap();
         std::fs::set_permissions(home.join("bin/claude"), std::fs::Permissions::from_mode(0o755)).unwrap();
         let dirs = Dirs { state: home.join("state/orchwrap"), config: home.join("config/orchwrap") };
-        let campaign = Self { home, dirs, client: None, added: 0, kills: Vec::new() };
+        let campaign = Self { home, dirs, client: None, added: 0, revived: 0, kills: Vec::new() };
         let args = [
             "pool",
             "up",
@@ -160,22 +167,38 @@ impl Campaign {
         }
     }
 
-    /// Waits until some task is in `phase`, and returns all of them and that one.
+    /// Waits until some task is in `phase` with others under way, and returns all of them and that one.
     fn until_phase(&mut self, phase: TaskState, received: bool) -> (Vec<Task>, Task) {
-        let deadline = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let mut fed = Instant::now();
         loop {
             let tasks = self.tasks();
+            self.load(&tasks);
+            let live = tasks.iter().filter(|t| t.state.is_live()).count();
             let arrived = |t: &Task| !received || self.received_times(&t.spec.prompt) > 0;
             let fits =
                 |t: &&Task| t.state == phase && (phase == TaskState::Preparing || t.last_run.is_some()) && arrived(t);
             // Those that must not be sent twice first: they have more to lose.
-            if let Some(task) = tasks.iter().filter(fits).min_by_key(|t| t.spec.idempotent) {
+            if let Some(task) = tasks.iter().filter(fits).min_by_key(|t| t.spec.idempotent)
+                && (live >= BUSY || began.elapsed() >= BUSY_PATIENCE)
+            {
                 let task = task.clone();
                 return (tasks, task);
             }
-            assert!(Instant::now() < deadline, "no task was ever {phase:?}:\n{}", listing(&tasks));
-            self.load(&tasks);
+            if live > 0 {
+                fed = Instant::now();
+            } else if fed.elapsed() >= STARVED {
+                self.revive();
+                fed = Instant::now();
+            }
+            assert!(began.elapsed() < PATIENCE, "no task was ever {phase:?}:\n{}", listing(&tasks));
         }
+    }
+
+    /// What a person does about seats that were set aside because they died again and again.
+    fn revive(&mut self) {
+        self.verb(&["pool", "restart", "kc"]);
+        self.revived += 1;
     }
 
     fn ledger(&self) -> Vec<Fact> {
@@ -259,10 +282,17 @@ impl Campaign {
     /// Waits until everything is over; returns the tasks as they ended.
     fn settle(&mut self) -> Vec<Task> {
         let deadline = Instant::now() + PATIENCE * 2;
+        let mut fed = Instant::now();
         loop {
             let tasks = self.tasks();
             if tasks.iter().all(|t| is_over(t.state)) {
                 return tasks;
+            }
+            if tasks.iter().any(|t| t.state.is_live()) {
+                fed = Instant::now();
+            } else if fed.elapsed() >= STARVED {
+                self.revive();
+                fed = Instant::now();
             }
             assert!(Instant::now() < deadline, "these do not end:\n{}", listing(&tasks));
             std::thread::sleep(Duration::from_millis(100));
@@ -386,7 +416,12 @@ fn round(kills: impl IntoIterator<Item = (Target, TaskState)>) {
     for task in &tasks {
         *ends.entry(task.state.as_str()).or_insert(0) += 1;
     }
-    eprintln!("{} kills, {} tasks: {ends:?}", campaign.kills.len(), tasks.len());
+    eprintln!(
+        "{} kills, {} tasks: {ends:?}; seats revived {} times",
+        campaign.kills.len(),
+        tasks.len(),
+        campaign.revived
+    );
     let counted: BTreeSet<_> = campaign.kills.iter().map(|k| (k.target, k.phase)).collect();
     for (target, phase) in counted {
         let kills = campaign.kills.iter().filter(|k| (k.target, k.phase) == (target, phase));
