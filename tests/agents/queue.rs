@@ -103,7 +103,7 @@ fn closed_loop(agent: Agent, witnesses: Witnesses) {
     assert_eq!(queue.task(&id)["state"], "asking", "{}", queue.told());
     queue.run(&["task", "answer", &id, "yes"], 0);
     if witnesses == All {
-        queue.wait(&id, 0);
+        queue.wait_state(&id, "completed");
         let task = queue.task(&id);
         assert_eq!((&task["state"], &task["proof"]), (&Value::from("completed"), &Value::from("report")), "{task}");
     } else {

@@ -3,6 +3,7 @@
 //! It takes what the I/O thread saw and what clients ask, feeds the extractor, records, journals, and types prompts. It
 //! owns all of these alone, so nothing here is locked; and it sleeps until something happens or is due.
 
+mod answering;
 mod requests;
 mod sending;
 
@@ -32,6 +33,7 @@ use crate::pty::mask::Mask;
 use crate::pty::record::{Missing, Recorder};
 use crate::pty::{Cause, Ended, Feed, FeedReceiver, IoHandle, Next, Started, Stream};
 use crate::run::{RunSpec, Seat};
+use answering::Answering;
 use sending::Flight;
 
 /// Chunks taken in a row before requests and timers get their turn.
@@ -161,8 +163,8 @@ struct Observer {
     last_send: Option<AttemptKey>,
     /// Hash of the prompt whose acceptance is journaled.
     accepted: Option<String>,
-    /// Hash of the question that was answered last.
-    answered: Option<String>,
+    /// The answer on its way to the agent.
+    answering: Option<Answering>,
     writes: Vec<Write>,
     stopping: Vec<Answerer>,
 }
@@ -209,7 +211,7 @@ impl Observer {
             sent: HashMap::new(),
             last_send: None,
             accepted: None,
-            answered: None,
+            answering: None,
             writes: Vec::new(),
             stopping: Vec::new(),
         };
@@ -391,6 +393,9 @@ impl Observer {
             self.missing(missing);
         }
         self.journal.close(self.now);
+        if let Some(Answering { client, .. }) = self.answering.take() {
+            client.refuse("exited", "the agent has ended");
+        }
         for waiting in self.stopping.drain(..) {
             waiting.ok(&crate::ctl::Done {});
         }
@@ -405,6 +410,7 @@ impl Observer {
         self.poll_writes();
         self.drain();
         self.step_flight();
+        self.step_answer();
         if let Some(missing) = self.recorder.as_mut().and_then(Recorder::flush) {
             self.missing(missing);
         }
@@ -414,7 +420,7 @@ impl Observer {
 
     fn deadline(&self) -> Option<Instant> {
         let writing = (!self.writes.is_empty()).then(|| self.now + WRITE_POLL);
-        [self.extractor.deadline(), self.flight_deadline(), self.journal.deadline(), writing]
+        [self.extractor.deadline(), self.flight_deadline(), self.answer_deadline(), self.journal.deadline(), writing]
             .into_iter()
             .flatten()
             .min()

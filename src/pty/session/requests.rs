@@ -57,27 +57,6 @@ impl Observer {
         }
     }
 
-    /// Types the answer to what is asked now, if that is what the person saw (T32).
-    fn answer(&mut self, hash: &str, text: &str, answer: Answerer) {
-        let view = self.extractor.view();
-        let Some((kind, ask)) = &view.asking else {
-            return answer.refuse("not_asking", "the agent asks nothing");
-        };
-        if ask.hash != hash {
-            return answer.refuse("stale_answer", "the agent asks something else by now: look again");
-        }
-        if self.answered.as_deref() == Some(hash) {
-            return answer.refuse("stale_answer", "this was answered already");
-        }
-        let Some(keys) = self.ctx.pack.answers.keys(*kind, ask, text) else {
-            let choices = if ask.options.is_empty() { "yes or no".to_owned() } else { ask.options.join(", ") };
-            return answer.refuse("bad_answer", format!("this can be answered with: {choices}"));
-        };
-        self.answered = Some(hash.to_owned());
-        self.note("answer", format!("answered on request: {text}"));
-        self.write(keys, Then::Answer(answer));
-    }
-
     fn report(&mut self, report: &ReportRequest, answer: Answerer) {
         if !same(report.token.trim_end().as_bytes(), self.ctx.token.as_bytes()) {
             return answer.refuse("bad_token", "the report does not carry the token of this run");
