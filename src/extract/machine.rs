@@ -28,6 +28,8 @@ const REPORT_WAIT: Duration = Duration::from_millis(400);
 const SETTLE_WAIT: Duration = Duration::from_millis(80);
 /// How long a request waits for the menu or the report that tells it in full.
 const ASK_WAIT: Duration = Duration::from_millis(500);
+/// The same for one of which nothing is known but that it waits: its menu may be held back while somebody types.
+const MENU_WAIT: Duration = Duration::from_secs(3);
 /// A start of work that no prompt explains must last this long: agents blip at start-up (10-50 ms were seen).
 const BLIP: Duration = Duration::from_millis(150);
 /// How long an input box must stand before the agent counts as ready for the first time.
@@ -208,6 +210,11 @@ impl Machine {
 
     pub(crate) fn asking(&self) -> Option<(AskKind, Ask)> {
         self.asking.as_ref().filter(|a| a.said).map(|a| (a.kind, a.ask.clone()))
+    }
+
+    /// Whether the question stands on the screen, where keys reach it.
+    pub(crate) fn is_menu_shown(&self) -> bool {
+        self.asking.as_ref().is_some_and(|a| a.menu)
     }
 
     pub(crate) fn turns(&self) -> u64 {
@@ -791,6 +798,13 @@ impl Machine {
                 a.reported |= source.is_report();
                 return self.say_asked_if_whole();
             } else {
+                // Told before it was drawn: an agent holds its menu back while somebody types.
+                if on_screen {
+                    a.menu = true;
+                    if a.ask.options.is_empty() {
+                        a.ask.options = menu.options;
+                    }
+                }
                 return;
             }
         } else if on_screen && self.status == Some(true) {
@@ -804,6 +818,7 @@ impl Machine {
         }
         let kind = menu.kind;
         let Menu { tool, text, options, .. } = menu;
+        let wait = if text.is_empty() { MENU_WAIT } else { ASK_WAIT };
         let ask = Ask { hash: String::new(), tool, text, options, exact };
         self.asking = Some(Asking {
             ask,
@@ -812,7 +827,7 @@ impl Machine {
             rule: rule.clone(),
             span,
             at: now,
-            due: now + ASK_WAIT,
+            due: now + wait,
             menu: on_screen,
             reported: source.is_report(),
             said: false,

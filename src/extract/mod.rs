@@ -64,6 +64,8 @@ pub struct View {
     pub since: Duration,
     /// What the agent waits for.
     pub asking: Option<(AskKind, Ask)>,
+    /// What it waits for stands on the screen, where keys reach it.
+    pub menu: bool,
     /// A human's half-typed line stands in the input box.
     pub draft: bool,
     /// When a human last pressed a key.
@@ -350,6 +352,7 @@ impl Extractor {
             state,
             since,
             asking: core.machine.asking(),
+            menu: core.machine.is_menu_shown(),
             draft: core.composer.as_ref().map_or(core.half_typed, |c| !c.text.is_empty()),
             last_key: core.last_key,
             turns: core.machine.turns(),

@@ -6,18 +6,22 @@ use super::Observer;
 use crate::ctl::Done;
 use crate::pty::ctl::Answerer;
 
-/// How long a question has to stand first. Agents draw a menu before they listen: a key 40 ms later was lost, for good.
+/// How long a question has to stand on the screen first. Agents draw a menu before they listen: a key 40 ms later was lost, for good.
 const LISTENS: Duration = Duration::from_millis(500);
+/// A question that is never seen on the screen is answered after this. Before, keys would go into the input box.
+const UNSEEN: Duration = Duration::from_secs(5);
 /// How long the question may stand after a press.
 const TAKES: Duration = Duration::from_secs(2);
-/// How often the keys are pressed at the most. The client waits ten seconds.
-const PRESSES: u32 = 3;
+/// How often the keys are pressed at the most. The client waits ten seconds in all.
+const PRESSES: u32 = 2;
 
 /// An answer on its way. Its client hears of it once the question is gone.
 pub(super) struct Answering {
     hash: String,
     keys: Vec<u8>,
     pub(super) client: Answerer,
+    /// Whether the question was seen on the screen.
+    seen: bool,
     /// When the keys are pressed next, or given up.
     due: Duration,
     pressed: u32,
@@ -40,15 +44,20 @@ impl Observer {
             let choices = if ask.options.is_empty() { "yes or no".to_owned() } else { ask.options.join(", ") };
             return client.refuse("bad_answer", format!("this can be answered with: {choices}"));
         };
-        let due = self.now.max(view.since + LISTENS);
+        let due = self.now.max(view.since + if view.menu { LISTENS } else { UNSEEN });
         self.note("answer", format!("answered on request: {text}"));
-        self.answering = Some(Answering { hash: hash.to_owned(), keys, client, due, pressed: 0 });
+        self.answering = Some(Answering { hash: hash.to_owned(), keys, client, seen: view.menu, due, pressed: 0 });
     }
 
     /// Presses what is due; tells the client once the question is gone.
     pub(super) fn step_answer(&mut self) {
         let Some(on_its_way) = &mut self.answering else { return };
-        let stands = self.extractor.view().asking.is_some_and(|(_, ask)| ask.hash == on_its_way.hash);
+        let view = self.extractor.view();
+        let stands = view.asking.is_some_and(|(_, ask)| ask.hash == on_its_way.hash);
+        if stands && view.menu && !on_its_way.seen {
+            on_its_way.seen = true;
+            on_its_way.due = self.now + LISTENS;
+        }
         if stands && on_its_way.due > self.now {
             return;
         }
