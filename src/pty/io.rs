@@ -206,7 +206,9 @@ impl Io {
         };
         // Keys first: they are few, and somebody waits for each.
         if let Some(outer) = parts.outer.as_ref().filter(|_| !self.hung_up) {
-            let wanted = if outer.is_raw() && self.keys.has_room() { PollFlags::IN } else { PollFlags::empty() };
+            // What is typed after the agent's end is for the shell.
+            let reading = outer.is_raw() && self.keys.has_room() && matches!(self.end, End::Running);
+            let wanted = if reading { PollFlags::IN } else { PollFlags::empty() };
             add(Token::Keys, outer.as_fd(), wanted);
         }
         if let Some(master) = parts.master.as_ref().filter(|_| self.keys.is_waiting()) {
@@ -543,9 +545,7 @@ impl Io {
             self.scratch.clear();
             self.sentry.redo(&mut self.scratch);
             write_within(outer, &self.scratch, UNDO_WAIT);
-            if !self.scratch.is_empty() {
-                self.note_undo();
-            }
+            self.note_undo();
         }
         self.follow_size();
     }
@@ -650,8 +650,6 @@ impl Io {
         let now = Instant::now();
         self.end = End::Draining { ended, left, since: now, heard: now };
         self.keys.fail();
-        // The terminal stays with us until the last byte is out, but what is typed now is for the shell.
-        self.parts.interactive = false;
     }
 
     /// Somebody killed the guard. Its session is hung up by the kernel; the agent is ended for good, since nobody would
