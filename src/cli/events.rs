@@ -1,6 +1,7 @@
 //! `orchwrap events`: events as NDJSON, from the daemon, or merged from the journals where none runs.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -160,11 +161,11 @@ fn from_journals(state: &StateDir, query: &EventQuery) -> anyhow::Result<()> {
 fn unread(state: &StateDir, readers: &mut HashMap<RunDir, JournalReader>) -> Vec<Event> {
     for entry in std::fs::read_dir(state.runs()).into_iter().flatten().flatten() {
         let dir = RunDir::at(entry.path());
-        if !readers.contains_key(&dir) {
-            // A run that has no journal yet gets its turn with the next look.
-            if let Ok(reader) = JournalReader::open(&dir.events(), 1) {
-                readers.insert(dir, reader);
-            }
+        // A run that has no journal yet gets its turn with the next look.
+        if let Entry::Vacant(new) = readers.entry(dir)
+            && let Ok(reader) = JournalReader::open(&new.key().events(), 1)
+        {
+            new.insert(reader);
         }
     }
     let mut events = Vec::new();
