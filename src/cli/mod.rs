@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod events;
 pub mod exit;
+mod extract;
 mod generate;
 mod hook;
 mod ls;
@@ -48,6 +49,7 @@ enum Verb {
     Task(task::TaskArgs),
     Wait(wait::WaitArgs),
     Events(events::EventsArgs),
+    Extract(extract::ExtractArgs),
     Ls(ls::LsArgs),
     Status(status::StatusArgs),
     /// Start, end and look at the daemon
@@ -122,6 +124,7 @@ pub fn main() -> ExitCode {
         Verb::Task(args) => task::main(args),
         Verb::Wait(args) => wait::main(args),
         Verb::Events(args) => events::main(args),
+        Verb::Extract(args) => extract::main(args),
         Verb::Ls(args) => ls::main(args),
         Verb::Status(args) => status::main(args),
         Verb::Daemon(args) => daemon::main(args),

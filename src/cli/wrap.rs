@@ -91,7 +91,7 @@ fn pack_of<'p>(packs: &'p Packs, command: &[OsString]) -> Option<&'p Arc<Pack>> 
 }
 
 /// The nearest names, and how to wrap it all the same.
-fn unknown(packs: &Packs, name: &str) -> anyhow::Error {
+pub(super) fn unknown(packs: &Packs, name: &str) -> anyhow::Error {
     let near = packs.nearest(name);
     let meant = if near.is_empty() { String::new() } else { format!(" Did you mean {}?", near.join(" or ")) };
     anyhow::anyhow!(

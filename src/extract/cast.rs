@@ -21,9 +21,9 @@ pub struct CastError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moment {
     /// The program wrote.
-    Output(String),
+    Output(Vec<u8>),
     /// Somebody typed.
-    Input(String),
+    Input(Vec<u8>),
     /// The terminal has a new size.
     Resized(u16, u16),
 }
@@ -56,8 +56,8 @@ impl Cast {
                 serde_json::from_str(line).map_err(|_| fault(n, "expected [time, \"o\", \"text\"]"))?;
             let at = Duration::try_from_secs_f64(t).map_err(|_| fault(n, "expected a time above 0"))?;
             let moment = match kind.as_str() {
-                "o" => Moment::Output(data),
-                "i" => Moment::Input(data),
+                "o" => Moment::Output(data.into_bytes()),
+                "i" => Moment::Input(data.into_bytes()),
                 "r" => match data.split_once('x').map(|(c, r)| (c.parse(), r.parse())) {
                     Some((Ok(c), Ok(r))) => Moment::Resized(c, r),
                     _ => return Err(fault(n, "expected a size such as \"80x24\"")),
@@ -71,31 +71,37 @@ impl Cast {
 
     /// Feeds the recording to `extractor` in its own time; returns what it said and when.
     pub fn replay(&self, extractor: &mut Extractor) -> Vec<(Duration, Draft)> {
-        let (mut said, mut off, mut end) = (Vec::new(), 0, Duration::ZERO);
+        let mut said = Vec::new();
+        self.replay_to(extractor, |at, draft| said.push((at, draft)));
+        said
+    }
+
+    /// Feeds the recording to `extractor` in its own time; `said` gets each event as it is made.
+    pub fn replay_to(&self, extractor: &mut Extractor, mut said: impl FnMut(Duration, Draft)) {
+        let (mut off, mut end) = (0, Duration::ZERO);
         for (at, moment) in &self.moments {
             advance(extractor, *at, &mut said);
             match moment {
-                Moment::Output(text) => {
-                    extractor.feed(text.as_bytes(), off, *at);
-                    off += text.len() as u64;
+                Moment::Output(bytes) => {
+                    extractor.feed(bytes, off, *at);
+                    off += bytes.len() as u64;
                 }
-                Moment::Input(text) => extractor.typed(text.as_bytes(), *at),
+                Moment::Input(bytes) => extractor.typed(bytes, *at),
                 Moment::Resized(cols, rows) => extractor.resize(*cols, *rows, *at),
             }
-            said.extend(extractor.drain().into_iter().map(|d| (*at, d)));
+            extractor.drain().into_iter().for_each(|d| said(*at, d));
             end = *at;
         }
         extractor.exited(None, end);
-        said.extend(extractor.drain().into_iter().map(|d| (end, d)));
-        said
+        extractor.drain().into_iter().for_each(|d| said(end, d));
     }
 }
 
 /// Lets the time pass until just before `to`, stopping wherever the extractor wants to be woken.
-fn advance(extractor: &mut Extractor, to: Duration, said: &mut Vec<(Duration, Draft)>) {
+pub(crate) fn advance(extractor: &mut Extractor, to: Duration, said: &mut impl FnMut(Duration, Draft)) {
     while let Some(due) = extractor.deadline().filter(|due| *due < to) {
         extractor.tick(due);
-        said.extend(extractor.drain().into_iter().map(|d| (due, d)));
+        extractor.drain().into_iter().for_each(|d| said(due, d));
     }
 }
 
@@ -107,7 +113,7 @@ mod tests {
     fn markers_are_skipped_and_faults_have_a_line() {
         let cast =
             Cast::parse("{\"version\":2,\"width\":80,\"height\":24}\n[0.5,\"m\",\"x\"]\n[1.0,\"o\",\"hi\"]\n").unwrap();
-        assert_eq!(cast.moments, [(Duration::from_secs(1), Moment::Output("hi".into()))]);
+        assert_eq!(cast.moments, [(Duration::from_secs(1), Moment::Output(b"hi".to_vec()))]);
         assert_eq!(Cast::parse("{\"version\":2,\"width\":80,\"height\":24}\n[1]").unwrap_err().line, 2);
         assert!(Cast::parse("{}").is_err());
     }

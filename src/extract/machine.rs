@@ -26,12 +26,14 @@ use crate::extract::signal::{Claim, Signal};
 const REPORT_WAIT: Duration = Duration::from_millis(400);
 /// How long it waits for the screen to settle, so that its last message is there.
 const SETTLE_WAIT: Duration = Duration::from_millis(80);
-/// How long a request waits for the menu or the report that tells it in full.
-const ASK_WAIT: Duration = Duration::from_millis(500);
+/// How long a request waits for the menu or the report that tells it in full: menus were seen to come 0.7 s late.
+const ASK_WAIT: Duration = Duration::from_millis(800);
 /// The same for one of which nothing is known but that it waits: its menu may be held back while somebody types.
 const MENU_WAIT: Duration = Duration::from_secs(3);
 /// A start of work that no prompt explains must last this long: agents blip at start-up (10-50 ms were seen).
 const BLIP: Duration = Duration::from_millis(150);
+/// How long a menu must stand against a status report that says the agent works.
+const MENU_STANDS: Duration = Duration::from_secs(1);
 /// How long an input box must stand before the agent counts as ready for the first time.
 const READY: Duration = Duration::from_millis(300);
 /// How long after a turn's end other witnesses may still say `working` before that means the next turn.
@@ -151,6 +153,8 @@ pub(crate) struct Machine {
     level_rule: String,
     level_source: Source,
     idle_since: Option<Duration>,
+    /// A menu that stands although the status report says that the agent works, and when it begins to count.
+    menu: Option<(Duration, Menu, String)>,
     /// When to look again whether `working` after an end means another turn.
     recheck: Option<Duration>,
     ours: Option<Ours>,
@@ -186,6 +190,7 @@ impl Machine {
             level_rule: String::new(),
             level_source: Source::Screen,
             idle_since: None,
+            menu: None,
             recheck: None,
             ours: None,
             entered: None,
@@ -245,6 +250,7 @@ impl Machine {
             self.asking.as_ref().filter(|a| !a.said).map(|a| a.due),
             self.recheck,
             self.limit_ends,
+            self.menu.as_ref().map(|(due, ..)| *due),
             self.idle_due(),
         ]
         .into_iter()
@@ -365,6 +371,9 @@ impl Machine {
         let before = std::mem::replace(&mut self.level, reading.level.clone());
         self.level_rule.clone_from(&reading.rule);
         self.level_source = source;
+        if !matches!(reading.level, Level::Asked(_)) {
+            self.menu = None;
+        }
         let rule = reading.rule.clone();
         match &reading.level {
             // A frame that nothing explains and a picker over the frame change nothing.
@@ -420,6 +429,10 @@ impl Machine {
         }
         if self.ending.as_ref().is_some_and(|e| e.due <= now) {
             self.conclude(now, eyes);
+        }
+        if let Some((_, menu, rule)) = self.menu.take_if(|(due, ..)| *due <= now) {
+            self.status = Some(false);
+            self.asked(menu, false, self.level_source, rule, None, now, eyes);
         }
         if self.asking.as_ref().is_some_and(|a| !a.said && a.due <= now) {
             self.say_asked();
@@ -686,6 +699,8 @@ impl Machine {
         }
         self.owed = self.config.reports && turn.reported && !source.is_report();
         self.interrupted = None;
+        // What was submitted in mid-turn was taken by it, or is queued and will be told by work that goes on.
+        self.submitted &= self.entered.is_some_and(|entered| entered > at);
         if limited || source == Source::Exit {
             return;
         }
@@ -790,7 +805,7 @@ impl Machine {
             if a.said && on_screen && a.menu && a.ask.text != menu.text && !a.ask.exact {
                 self.answered(None, source, &rule, now); // another question took its place
             } else if !a.said {
-                merge(&mut a.ask, menu, exact);
+                merge(&mut a.ask, menu, exact, on_screen);
                 a.menu |= on_screen;
                 if source < a.source {
                     (a.source, a.rule, a.span) = (source, rule, span.or(a.span.take()));
@@ -808,7 +823,9 @@ impl Machine {
                 return;
             }
         } else if on_screen && self.status == Some(true) {
-            return; // answered a moment ago: the menu is about to go
+            // Answered a moment ago, the menu is about to go. If it stays, the report was lost.
+            self.menu.get_or_insert((now + MENU_STANDS, menu, rule));
+            return;
         }
         if self.ending.is_some() {
             self.conclude(now, eyes);
@@ -994,8 +1011,10 @@ fn normal(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").trim().to_owned()
 }
 
-fn merge(ask: &mut Ask, menu: Menu, exact: bool) {
-    if (exact && !ask.exact) || ask.text.is_empty() || (!ask.exact && menu.text.len() > ask.text.len()) {
+/// Puts together what two witnesses say is asked: a report's words are exact, a menu's are what is shown, a status
+/// report's only sum it up.
+fn merge(ask: &mut Ask, menu: Menu, exact: bool, shown: bool) {
+    if !ask.exact && (exact || shown || ask.text.is_empty()) {
         ask.text = menu.text;
         ask.exact = exact;
     }
@@ -1022,42 +1041,4 @@ fn hex_sha256(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Blind;
-
-    impl Eyes for Blind {
-        fn verdict(&self) -> Verdict {
-            Verdict::default()
-        }
-
-        fn reason(&self, _message: &str) -> Option<(FailReason, Option<LimitKind>)> {
-            None
-        }
-    }
-
-    /// The report of the end may overtake the status report of it, and the last Enter was the answer of a question.
-    #[test]
-    fn an_enter_that_answers_a_question_begins_no_turn() {
-        let mut machine = Machine::new(Config { reports: true, self_resumes: false, idle: Duration::from_secs(1) });
-        let mut at = 0;
-        let mut signal = |machine: &mut Machine, source, claim| {
-            at += 100;
-            machine.signal(Signal { source, rule: "r".into(), claim }, None, Duration::from_millis(at), &Blind);
-        };
-        signal(&mut machine, Source::Osc, Claim::Idle);
-        machine.entered(Duration::from_millis(110));
-        signal(&mut machine, Source::Osc, Claim::Working);
-        let asked =
-            Claim::Asked { kind: AskKind::Permission, tool: None, text: "?".into(), options: Vec::new(), exact: true };
-        signal(&mut machine, Source::Osc, asked);
-        machine.entered(Duration::from_millis(310));
-        signal(&mut machine, Source::Osc, Claim::Working);
-        signal(&mut machine, Source::Transcript, Claim::TurnDone { answer: Some("a".into()) });
-        signal(&mut machine, Source::Osc, Claim::TurnDone { answer: None });
-        machine.tick(Duration::from_secs(9), &Blind);
-        let started = machine.drain().iter().filter(|d| matches!(d.body, Body::TurnStarted {})).count();
-        assert_eq!((started, machine.turns()), (1, 1));
-    }
-}
+mod tests;

@@ -388,6 +388,8 @@ impl Core {
 
     /// Compares the screen with what it was.
     fn look(&mut self, now: Duration) {
+        // Rows that were finished came before what is being written.
+        self.finished(now);
         self.dirty = None;
         self.last_look = Some(now);
         let Self { sight, terminal, machine, .. } = self;

@@ -473,3 +473,57 @@ impl Pack {
         Ok(pack)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "version = 1\nid = \"x\"\nmode = \"tui\"\n[launch]\ncommand = \"x\"\n";
+
+    fn fault(text: &str) -> (usize, String) {
+        let error = Pack::parse_checked(Path::new("x.toml"), &format!("{HEAD}{text}")).unwrap_err();
+        (error.line, error.why)
+    }
+
+    #[test]
+    fn built_in_packs_compile() {
+        for (file, text) in BUILTIN {
+            Pack::parse_checked(Path::new(file), text).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
+    #[test]
+    fn faults_have_a_line_and_say_what_was_expected() {
+        let rule = |region: &str, row: &str| {
+            format!("[[rule]]\nid = \"r\"\nsays = \"idle\"\nall = [{{ in = \"{region}\", row = '{row}' }}]\n")
+        };
+        let (line, why) = fault(&rule("middle", "x"));
+        assert!(line == 9 && why.contains("above:N"), "{line}: {why}");
+        assert_eq!(fault(&rule("above", "(x")).0, 9);
+        assert_eq!(fault("colour = 1\n").0, 6);
+    }
+
+    #[test]
+    fn t29_a_pattern_that_grows_without_bound_is_refused() {
+        let rule = "[[rule]]\nid = \"r\"\nsays = \"idle\"\nall = [{ in = \"above\", row = '((a{500}){500}){50}' }]\n";
+        assert_eq!(fault(rule).0, 9);
+    }
+
+    #[test]
+    fn answers_become_keys() {
+        let ask = Ask {
+            hash: String::new(),
+            tool: None,
+            text: String::new(),
+            options: vec!["SQLite".into(), "PostgreSQL".into()],
+            exact: false,
+        };
+        let answers = Answers { yes: "1".into(), no: "\u{1b}".into(), option: "{n}".into(), text: None };
+        let keys = |kind, text: &str| answers.keys(kind, &ask, text).map(|k| String::from_utf8(k).unwrap());
+        assert_eq!(keys(AskKind::Permission, "yes").as_deref(), Some("1"));
+        assert_eq!(keys(AskKind::Permission, "No").as_deref(), Some("\u{1b}"));
+        assert_eq!(keys(AskKind::Question, "postgresql").as_deref(), Some("2"));
+        assert_eq!(keys(AskKind::Question, "2").as_deref(), Some("2"));
+        assert_eq!(keys(AskKind::Question, "MySQL"), None);
+    }
+}

@@ -40,9 +40,10 @@ impl Settled {
         let any = meta::Regex::builder()
             .syntax(syntax::Config::new().multi_line(true).utf8(false))
             .configure(
+                // Where a match is, and no groups: those are read from the one line that has it.
                 meta::Config::new()
                     .utf8_empty(false)
-                    .which_captures(regex_automata::nfa::thompson::WhichCaptures::None),
+                    .which_captures(regex_automata::nfa::thompson::WhichCaptures::Implicit),
             )
             .build_many(&patterns)
             .expect("each of the patterns compiles by itself");

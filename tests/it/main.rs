@@ -10,6 +10,7 @@ mod fake_agent;
 mod journal;
 mod pool;
 mod prepare;
+mod recordings;
 mod seats;
 mod support;
 mod tidy;

@@ -192,7 +192,8 @@ impl Observer {
             None => None,
         };
         let options = Options { cols: ctx.size.0, rows: ctx.size.1, reports: ctx.reports };
-        let extractor = Extractor::new(Arc::clone(&ctx.pack), options);
+        let mut extractor = Extractor::new(Arc::clone(&ctx.pack), options);
+        extractor.started_at(crate::clock::wall());
         let observer = Self {
             attempt: ctx.spec.attempt,
             ctx,
@@ -324,6 +325,7 @@ impl Observer {
             }
             Feed::Gap { from, to, at } => {
                 self.touch(at);
+                self.extractor.gap(self.now);
                 self.say(Body::Gap { from, to, why: "observer".into() }, Source::Timer, "observer.gap");
             }
             Feed::Exited { status, cause, leftovers, at } => {
