@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 /// Who carries the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
+pub(crate) enum Who {
     /// Nobody: the command itself in the terminal.
     Bare,
     Relay,
@@ -22,7 +22,7 @@ pub enum Who {
 }
 
 /// Becomes the relay, or whatever else a bench starts of itself, if the arguments say so.
-pub fn dispatch(other: impl FnOnce(&str, &[OsString])) {
+pub(crate) fn dispatch(other: impl FnOnce(&str, &[OsString])) {
     let args: Vec<OsString> = std::env::args_os().collect();
     match args.get(1).and_then(|arg| arg.to_str()) {
         Some("__relay") => relay(&args[2..]),
@@ -34,39 +34,39 @@ pub fn dispatch(other: impl FnOnce(&str, &[OsString])) {
     }
 }
 
-pub fn is_short() -> bool {
+pub(crate) fn is_short() -> bool {
     std::env::args().any(|arg| arg == "--short")
 }
 
-pub fn line(name: &str, value: f64, unit: &str, ratio: Option<(f64, &str)>) {
+pub(crate) fn line(name: &str, value: f64, unit: &str, ratio: Option<(f64, &str)>) {
     let (ratio, of) = ratio.map_or(("-".to_owned(), "-"), |(r, of)| (format!("{r:.2}"), of));
     println!("bench {name} {value:.1} {unit} {ratio} {of}");
 }
 
-pub fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-pub fn percentile(values: &mut [f64], p: f64) -> f64 {
+pub(crate) fn percentile(values: &mut [f64], p: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     values[((values.len() - 1) as f64 * p) as usize]
 }
 
 /// A home that the wrapper may write its runs into.
-pub struct Home(tempfile::TempDir);
+pub(crate) struct Home(tempfile::TempDir);
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Beside the build, not in /tmp where that is memory: the journal's syncs are a part of what is measured.
         Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder beside the build"))
     }
 
-    pub fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &std::path::Path {
         self.0.path()
     }
 
-    pub fn command(&self, who: Who, argv: &[&str]) -> Command {
+    pub(crate) fn command(&self, who: Who, argv: &[&str]) -> Command {
         let mut command = match who {
             Who::Bare => Command::new(argv[0]),
             Who::Relay => Command::new(std::env::current_exe().expect("our own path")),
@@ -83,7 +83,7 @@ impl Home {
     }
 
     /// Starts it in a terminal of its own; returns that terminal's other side.
-    pub fn start(&self, who: Who, argv: &[&str]) -> (OwnedFd, Child) {
+    pub(crate) fn start(&self, who: Who, argv: &[&str]) -> (OwnedFd, Child) {
         let pair =
             nix::pty::openpty(Some(&nix::pty::Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }), None)
                 .expect("a pseudoterminal");
@@ -155,7 +155,7 @@ fn write_all(to: impl std::os::fd::AsFd, mut bytes: &[u8]) {
 }
 
 /// 1 MiB of what `kind` looks like, over and over the same: plain log lines, or the redraws of a full-screen program.
-pub fn corpus(kind: &str, len: usize) -> Vec<u8> {
+pub(crate) fn corpus(kind: &str, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 4096);
     let mut seed = 1_u64;
     let mut next = move || {
