@@ -344,8 +344,8 @@ pub(crate) fn line_composer(pack: &Pack) -> Option<LineComposer> {
 
 /// Checks every pattern of a pack that somebody wrote.
 pub(crate) fn check(pack: &Pack, file: &Path, text: &str) -> Result<(), PackError> {
-    let lines = pack.rules.iter().filter(|r| !of_screen(r)).flat_map(|r| &r.all);
-    let lines = lines.map(|c| regex(&c.row).map(drop)).collect::<Result<(), _>>();
+    let mut lines = pack.rules.iter().filter(|r| !of_screen(r)).flat_map(|r| &r.all);
+    let lines = lines.try_for_each(|c| regex(&c.row).map(drop));
     lines.and(Rules::try_new(pack).map(drop)).map_err(|(at, why)| PackError {
         file: file.to_owned(),
         line: text[..at.min(text.len())].matches('\n').count() + 1,

@@ -79,7 +79,7 @@ impl Scanner {
     }
 
     /// Scans `bytes`, whose first one stands at `off` in the stream. `hit` also gets the index just after the sequence.
-    pub(crate) fn scan<'a>(&mut self, bytes: &'a [u8], off: u64, mut hit: impl FnMut(Hit<'_>, usize)) {
+    pub(crate) fn scan(&mut self, bytes: &[u8], off: u64, mut hit: impl FnMut(Hit<'_>, usize)) {
         let mut at = 0;
         while at < bytes.len() {
             match self.state {

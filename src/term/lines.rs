@@ -40,6 +40,8 @@ pub(crate) struct Lines {
     private: bool,
     /// The row being written.
     current: Vec<u8>,
+    /// Every byte of it is one printable ASCII character: columns are indexes.
+    ascii: bool,
     /// Column of the cursor; none at the end of the row.
     cursor: Option<usize>,
     /// The first bytes of a character that is written over others and not whole yet.
@@ -76,6 +78,7 @@ impl Lines {
             count: 0,
             private: false,
             current: Vec::new(),
+            ascii: true,
             cursor: None,
             partial: Vec::new(),
             erased: false,
@@ -134,8 +137,15 @@ impl Lines {
         self.erased = false;
         match self.cursor {
             None => {
+                self.ascii &= self.partial.is_empty() && printable(text);
                 self.current.append(&mut self.partial);
                 self.current.extend_from_slice(text);
+            }
+            Some(col) if self.ascii && self.partial.is_empty() && printable(text) => {
+                let over = text.len().min(self.current.len() - col);
+                self.current[col..col + over].copy_from_slice(&text[..over]);
+                self.cursor = (col + over < self.current.len()).then_some(col + over);
+                self.current.extend_from_slice(&text[over..]);
             }
             Some(col) => {
                 self.partial.extend_from_slice(text);
@@ -143,6 +153,7 @@ impl Lines {
             }
         }
         while self.current.len() > MAX_ROW_BYTES {
+            self.cursor = None;
             let rest = self.current.split_off(MAX_ROW_BYTES);
             let row = std::mem::replace(&mut self.current, rest);
             self.wraps.push(self.out.len() + row.len());
@@ -157,8 +168,7 @@ impl Lines {
         }
         self.out.extend_from_slice(&self.current);
         self.out.push(b'\n');
-        self.current.clear();
-        self.partial.clear();
+        self.clear();
         (self.cursor, self.erased, self.returned) = (None, false, false);
     }
 
@@ -187,6 +197,7 @@ impl Lines {
         }
         self.set(&row);
         self.cursor = (at < row.len()).then_some(col);
+        self.ascii &= printable(rest);
         self.current.extend_from_slice(rest);
     }
 
@@ -214,16 +225,30 @@ impl Lines {
         for c in row {
             self.current.extend_from_slice(c.encode_utf8(&mut buf).as_bytes());
         }
+        self.ascii = printable(&self.current);
+    }
+
+    fn clear(&mut self) {
+        self.current.clear();
+        self.partial.clear();
+        self.ascii = true;
+    }
+
+    fn width(&self) -> usize {
+        if self.ascii { self.current.len() } else { width(&String::from_utf8_lossy(&self.current)) }
     }
 
     fn col(&self) -> usize {
-        if self.returned { 0 } else { self.cursor.unwrap_or_else(|| width(&String::from_utf8_lossy(&self.current))) }
+        if self.returned { 0 } else { self.cursor.unwrap_or_else(|| self.width()) }
     }
 
     fn go(&mut self, col: usize) {
         self.returned = false;
         self.partial.clear();
-        self.cursor = (col != width(&String::from_utf8_lossy(&self.current))).then_some(col.min(MAX_ROW_BYTES));
+        let (col, width) = (col.min(MAX_ROW_BYTES), self.width());
+        // What is jumped over shows as blanks.
+        self.current.extend(std::iter::repeat_n(b' ', col.saturating_sub(width)));
+        self.cursor = (col < width).then_some(col);
     }
 
     /// Control bytes in a stretch without LF and ESC.
@@ -247,6 +272,15 @@ impl Lines {
             b'D' => self.go(self.col().saturating_sub(n.max(1))),
             b'G' | b'`' => self.go(n.max(1) - 1),
             b'K' => self.erase(n),
+            b'H' | b'f' | b'd' => {
+                // Moved elsewhere on the screen: what is written there is another row. Home comes before a new drawing
+                // of what stood here.
+                if (n > 1 || self.params[1] > 1) && !self.current.is_empty() {
+                    self.newline();
+                }
+                self.clear();
+                (self.cursor, self.returned) = (None, false);
+            }
             b'P' => {
                 let (mut row, at, _) = self.chars(self.col());
                 let end = (at + n.max(1)).min(row.len());
@@ -256,7 +290,7 @@ impl Lines {
             b'J' if n >= 2 => {
                 // A cleared screen begins anew.
                 self.history.clear();
-                self.current.clear();
+                self.clear();
                 (self.cursor, self.returned) = (None, false);
             }
             b'h' | b'l' if self.private => {
@@ -274,7 +308,9 @@ impl Lines {
         match what {
             0 => {
                 if col == 0 {
-                    self.current.clear();
+                    self.clear();
+                } else if self.cursor.is_some() && self.ascii {
+                    self.current.truncate(col);
                 } else if self.cursor.is_some() {
                     let (mut row, at, _) = self.chars(col);
                     row.truncate(at);
@@ -290,11 +326,15 @@ impl Lines {
                 self.go(col);
             }
             _ => {
-                self.current.clear();
-                (self.cursor, self.returned) = (if col == 0 { None } else { Some(col) }, false);
+                self.clear();
+                self.go(col);
             }
         }
     }
+}
+
+fn printable(text: &[u8]) -> bool {
+    text.iter().all(|b| (0x20..0x7f).contains(b))
 }
 
 /// The first character of `bytes` and its length; none if it is not whole yet. What is no character is one mark each.
@@ -473,6 +513,12 @@ mod tests {
         lines.process(b"$ ");
         assert!(lines.look(&mut text) && !lines.look(&mut text));
         assert_eq!((text.lines.join("|").as_str(), text.cursor), ("row 997|row 998|row 999|$ ", (2, 3)));
+    }
+
+    #[test]
+    fn text_written_elsewhere_on_the_screen_is_another_row() {
+        assert_eq!(rows(b"a\x1b[5;1Hb\x1b[9Gc\x1b[6;1H").0, "a\nb       c\n");
+        assert_eq!(rows(b"$ old\x1b[H\x1b[2J$ new\n").0, "$ new\n");
     }
 
     #[test]
