@@ -137,7 +137,12 @@ fn report(progress: &Progress, event: &Value) {
             let reason = data["reason"].as_str().map(|r| format!(" ({r})")).unwrap_or_default();
             format!("{}{reason}", text(&data["state"]))
         }
-        "context.prepared" => format!("context proved: {}", text(&data["cwd"])),
+        "context.prepared" => {
+            let place = std::path::Path::new(data["cwd"].as_str().unwrap_or_default());
+            let end: std::path::PathBuf =
+                place.components().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect();
+            format!("context proved: {} on {}", end.display(), text(&data["branch"]))
+        }
         "code.block" => format!("code block: {}", data["lang"].as_str().unwrap_or("plain")),
         "gate.failed" | "gate.passed" => format!("{}: {}", kind.replace('.', " "), text(&data["command"])),
         _ => return,

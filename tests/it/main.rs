@@ -6,6 +6,7 @@ mod cli;
 mod ctl;
 mod daemon;
 mod deliver;
+mod demo;
 mod fake_agent;
 mod journal;
 mod pool;
