@@ -55,6 +55,8 @@ struct Campaign {
     dirs: Dirs,
     client: Option<Client>,
     added: usize,
+    /// Kill only at tasks that must not be sent twice.
+    fragile_only: bool,
     /// How often seats had to be taken up again by hand.
     revived: usize,
     kills: Vec<Kill>,
@@ -65,7 +67,8 @@ fn tag(n: usize) -> String {
 }
 
 impl Campaign {
-    fn new() -> Self {
+    /// `ack_ms`: how long after a prompt was received the agent shows it.
+    fn new(ack_ms: u64) -> Self {
         let home = Home::new();
         for part in ["bin", "work"] {
             std::fs::create_dir(home.join(part)).unwrap();
@@ -77,7 +80,7 @@ impl Campaign {
             swallow_enters,
             ..Rule::default()
         };
-        let script = Script { rules: vec![rule("sleepily", 400, 1), rule("job", 400, 0)], ..Script::default() };
+        let script = Script { rules: vec![rule("sleepily", ack_ms, 1), rule("job", ack_ms, 0)], ..Script::default() };
         std::fs::write(home.join("script.json"), serde_json::to_vec(&script).unwrap()).unwrap();
         let text = format!(
             "#!/bin/sh\nexec '{}' __fake-agent --dialect claude --script '{}' --ledger '{}' -- \"$@\"\n",
@@ -88,7 +91,7 @@ impl Campaign {
         std::fs::write(home.join("bin/claude"), text).unwrap();
         std::fs::set_permissions(home.join("bin/claude"), std::fs::Permissions::from_mode(0o755)).unwrap();
         let dirs = Dirs { state: home.join("state/orchwrap"), config: home.join("config/orchwrap") };
-        let campaign = Self { home, dirs, client: None, added: 0, revived: 0, kills: Vec::new() };
+        let campaign = Self { home, dirs, client: None, added: 0, fragile_only: false, revived: 0, kills: Vec::new() };
         let args = [
             "pool",
             "up",
@@ -147,7 +150,7 @@ impl Campaign {
         for _ in open..LOAD {
             let n = self.added;
             self.added += 1;
-            let idempotent = n % 2 == 0;
+            let idempotent = n.is_multiple_of(2);
             let how = if n % 5 == 4 { " sleepily" } else { "" };
             let spec = serde_json::json!({
                 "prompt": format!("Do job {}{how}.\nthink 300\nrun: true\nsay: Did {}.", tag(n), tag(n)),
@@ -176,8 +179,10 @@ impl Campaign {
             self.load(&tasks);
             let live = tasks.iter().filter(|t| t.state.is_live()).count();
             let arrived = |t: &Task| !received || self.received_times(&t.spec.prompt) > 0;
-            let fits =
-                |t: &&Task| t.state == phase && (phase == TaskState::Preparing || t.last_run.is_some()) && arrived(t);
+            let fits = |t: &&Task| {
+                let sent = phase == TaskState::Preparing || t.last_run.is_some();
+                t.state == phase && sent && arrived(t) && !(self.fragile_only && t.spec.idempotent)
+            };
             // Those that must not be sent twice first: they have more to lose.
             if let Some(task) = tasks.iter().filter(fits).min_by_key(|t| t.spec.idempotent)
                 && (live >= BUSY || began.elapsed() >= BUSY_PATIENCE)
@@ -406,9 +411,9 @@ fn listing(tasks: &[Task]) -> String {
 const PHASES: [TaskState; 4] = [TaskState::Preparing, TaskState::Sending, TaskState::Running, TaskState::Verifying];
 
 fn round(kills: impl IntoIterator<Item = (Target, TaskState)>) {
-    let mut campaign = Campaign::new();
+    let mut campaign = Campaign::new(400);
     for (n, (target, phase)) in kills.into_iter().enumerate() {
-        campaign.kill(target, phase, phase == TaskState::Sending && n % 2 == 0);
+        campaign.kill(target, phase, phase == TaskState::Sending && n.is_multiple_of(2));
     }
     let tasks = campaign.settle();
     let faults = campaign.faults(&tasks);
@@ -459,7 +464,9 @@ fn f07_f09_f13_the_whole_campaign() {
 
 #[test]
 fn f06_the_campaign_notices_a_prompt_sent_twice() {
-    let mut campaign = Campaign::new();
+    // Long enough that a kill surely falls between arrival and acceptance, short of a second Enter.
+    let mut campaign = Campaign::new(1500);
+    campaign.fragile_only = true;
     std::fs::write(campaign.dirs.state.join("planted-resend"), "").unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
