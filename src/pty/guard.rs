@@ -152,6 +152,7 @@ impl Guard {
             }
         };
         send(&self.socket, Report::Started(agent));
+        linux::forget_startup_code();
         let mut watch = Watch { guard: self, agent, alive: true, ending: None, released: false };
         watch.run(&children)
     }

@@ -42,6 +42,9 @@ const HANGUP_GRACE: Duration = Duration::from_secs(3);
 /// In the background nothing tells when a shell puts us in front again (`fg` of a running job sends no signal).
 const BACKGROUND_LOOK: Duration = Duration::from_millis(250);
 
+/// When the code of the start is given back: past the start, and before anybody calls it idle.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// How long the last bytes, which undo the terminal's modes, may take to go out.
 const UNDO_WAIT: Duration = Duration::from_millis(500);
 
@@ -118,6 +121,8 @@ pub(super) struct Io {
     /// Size last given to the agent's terminal.
     size: Option<(u16, u16)>,
     scratch: Vec<u8>,
+    /// When [`SETTLED`] is over, until it is.
+    settles: Option<Instant>,
     end: End,
     cause: Cause,
     /// The guard is gone without a word.
@@ -143,6 +148,7 @@ const TOKENS: usize = 11;
 impl Io {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
+            settles: Some(parts.started + SETTLED),
             parts,
             keys: Keys::new(),
             arena: Arena::new(),
@@ -252,7 +258,7 @@ impl Io {
             End::Draining { since, heard, .. } if self.is_clear() => Some((since + DRAIN).min(heard + DRAIN_QUIET)),
             _ => None,
         };
-        [self.parts.feed.due(), self.keys.due(), background, drain].into_iter().flatten().min()
+        [self.parts.feed.due(), self.keys.due(), background, drain, self.settles].into_iter().flatten().min()
     }
 
     fn is_clear(&self) -> bool {
@@ -290,6 +296,10 @@ impl Io {
         }
         if self.background {
             self.look_from_background();
+        }
+        if self.settles.is_some_and(|at| at <= now) {
+            self.settles = None;
+            linux::forget_startup_code();
         }
         if let End::Draining { ended, left, since, heard } = self.end {
             let silent = now >= since + DRAIN || now >= heard + DRAIN_QUIET;
