@@ -208,7 +208,7 @@ mod tests {
         let big = vec![b'x'; 100_000];
         keys.push_typed(big.clone().into());
         keys.write(&writer);
-        assert!(keys.begun && !keys.has_room() == (keys.waiting >= ROOM));
+        assert!(keys.begun && keys.has_room() != (keys.waiting >= ROOM));
         keys.push_reply(b"reply");
         let mut got = Vec::new();
         let mut buffer = vec![0; 65536];

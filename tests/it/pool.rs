@@ -58,9 +58,7 @@ impl Town {
 
 impl Drop for Town {
     fn drop(&mut self) {
-        for pool in ["p"] {
-            let _ = self.home.orchwrap(["pool", "down", pool]).output();
-        }
+        let _ = self.home.orchwrap(["pool", "down", "p"]).output();
         let _ = self.home.orchwrap(["daemon", "stop"]).output();
     }
 }
