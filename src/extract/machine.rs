@@ -116,6 +116,8 @@ struct Asking {
     due: Duration,
     menu: bool,
     reported: bool,
+    /// The status report asked, too.
+    status: bool,
     said: bool,
 }
 
@@ -332,6 +334,7 @@ impl Machine {
             });
         }
         match claim {
+            Claim::Working if self.was_overtaken(source, now) => {}
             Claim::Working => {
                 self.answered(None, source, &rule, now);
                 self.work(source, rule, span, now, eyes);
@@ -567,7 +570,10 @@ impl Machine {
         if self.ending.is_some() {
             self.conclude(now, eyes);
         }
-        self.answered(None, source, &rule, now);
+        // The report of the prompt that began this turn may come late, after the turn has already asked something.
+        if self.turn.as_ref().is_none_or(|t| t.reported) {
+            self.answered(None, source, &rule, now);
+        }
         match &mut self.turn {
             // Another witness saw this turn begin: the report tells whose prompt it was.
             Some(turn) if !turn.reported => {
@@ -802,6 +808,7 @@ impl Machine {
         }
         let on_screen = matches!(source, Source::Screen | Source::Line);
         if let Some(a) = &mut self.asking {
+            a.status |= source == Source::Osc;
             if a.said && on_screen && a.menu && a.ask.text != menu.text && !a.ask.exact {
                 self.answered(None, source, &rule, now); // another question took its place
             } else if !a.said {
@@ -847,6 +854,7 @@ impl Machine {
             due: now + wait,
             menu: on_screen,
             reported: source.is_report(),
+            status: source == Source::Osc,
             said: false,
         });
         self.interrupted = None;
@@ -875,6 +883,13 @@ impl Machine {
         let (source, rule, span, at) = (a.source, a.rule.clone(), a.span, a.at);
         self.push(body, source, &rule, span);
         self.enter(SessionState::Asking, source, &rule, at);
+    }
+
+    /// Whether `working` comes from a witness that has not heard of the question yet: a report travels beside the stream
+    /// and may be quicker than the status that was written before it.
+    fn was_overtaken(&self, source: Source, now: Duration) -> bool {
+        let ahead = |a: &Asking| a.reported && !a.status && !a.menu && now < a.at + AFTER_REPORT;
+        source == Source::Osc && self.asking.as_ref().is_some_and(ahead)
     }
 
     /// What was asked is no longer asked.

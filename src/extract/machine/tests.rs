@@ -263,6 +263,33 @@ fn an_enter_that_answers_a_question_begins_no_turn() {
 }
 
 #[test]
+fn a_status_written_before_the_question_answers_nothing_though_it_comes_after_its_report() {
+    let mut rig = ready(true);
+    rig.hook(taken("do it")).osc(Claim::Working).wait(100).story();
+    let asked = |text: &str, exact| Claim::Asked {
+        kind: AskKind::Permission,
+        tool: Some("Bash".into()),
+        text: text.into(),
+        options: Vec::new(),
+        exact,
+    };
+    rig.hook(asked("rm x", true)).osc(Claim::Working).wait(100).osc(asked("approve Bash: rm x", false)).wait(1500);
+    assert_eq!(rig.story(), ["permission.asked"]);
+    rig.osc(Claim::Working);
+    assert_eq!(rig.story(), ["permission.answered"]);
+}
+
+#[test]
+fn the_late_report_of_a_prompt_answers_no_question_of_its_turn() {
+    let mut rig = ready(true);
+    rig.enter().osc(Claim::Working).story();
+    let text = "approve Bash: rm x".to_owned();
+    rig.osc(Claim::Asked { kind: AskKind::Permission, tool: None, text, options: Vec::new(), exact: false });
+    rig.hook(taken("do it")).wait(1500).story();
+    assert_eq!(rig.state(), SessionState::Asking);
+}
+
+#[test]
 fn a_question_is_said_within_a_second_whatever_is_missing() {
     let mut rig = ready(true);
     rig.enter().osc(Claim::Working).wait(100);
