@@ -109,6 +109,10 @@ pub struct Status {
     pub asking: Option<(AskKind, Ask)>,
     /// A human's half-typed line stands in the input box, or human keys came within the last moments.
     pub draft: bool,
+    /// What stands in the input box is our own: no human pressed a key since our last prompt. An agent that is
+    /// interrupted before its first word puts the prompt back.
+    #[serde(default)]
+    pub leftover: bool,
     /// Turns started so far: 0 means a fresh conversation.
     pub turns: u64,
     /// The prompt last sent for an attempt, and its verdict once known.

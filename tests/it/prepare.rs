@@ -88,8 +88,18 @@ impl World {
     fn until(&self, id: &str, state: &str) -> Value {
         let mut last = Value::Null;
         let ended = ["completed", "failed", "cancelled", "timed_out", "review"];
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(50);
         let found = wait_until(&format!("task {id} {state}"), || {
             last = self.show(id);
+            if std::time::Instant::now() > until {
+                let seen = self.ok(["events", "-n", "60"]);
+                panic!(
+                    "task {id} is not {state}: {}\n{}\n{}\n{seen}",
+                    self.ok(["task", "why", id]),
+                    self.ok(["ls"]),
+                    self.log()
+                );
+            }
             let now = last["state"].as_str().unwrap().to_owned();
             (now == state || ended.contains(&now.as_str())).then_some(now)
         });

@@ -350,10 +350,8 @@ impl Driver {
 
     /// Ends the turn of a run: interrupted if that helps in time, else the run is ended. Returns when that is true.
     async fn quiet(&self, run: &LiveRun) {
-        let mut drafted = false;
         let in_flight = match run.status().await {
             Ok(status) => {
-                drafted = status.draft;
                 let sending = status.last_send.is_some_and(|(key, verdict)| key == self.key && verdict.is_none());
                 if status.state == SessionState::Idle && !sending {
                     return;
@@ -370,7 +368,7 @@ impl Driver {
                 tokio::time::sleep(SCREEN_SETTLES).await;
                 // An agent interrupted before its first word puts the prompt back into its input box. That is our text,
                 // and nobody else will take it away.
-                let ours_is_back = !drafted && run.status().await.is_ok_and(|s| s.draft);
+                let ours_is_back = run.status().await.is_ok_and(|s| s.leftover);
                 if !ours_is_back {
                     return;
                 }

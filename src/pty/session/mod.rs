@@ -161,6 +161,8 @@ struct Observer {
     /// What became of every attempt sent to this run: for its life, so that nothing is ever sent twice.
     sent: HashMap<AttemptKey, SendOutcome>,
     last_send: Option<AttemptKey>,
+    /// When the intent to type our last prompt was journaled.
+    intended: Option<Duration>,
     /// Hash of the prompt whose acceptance is journaled.
     accepted: Option<String>,
     /// The answer on its way to the agent.
@@ -211,6 +213,7 @@ impl Observer {
             flight: None,
             sent: HashMap::new(),
             last_send: None,
+            intended: None,
             accepted: None,
             answering: None,
             writes: Vec::new(),

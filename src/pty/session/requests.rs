@@ -19,8 +19,8 @@ impl Observer {
             Request::Answer { hash, text } => self.answer(&hash, &text, answer),
             Request::Interrupt => {
                 let keys = self.ctx.pack.interrupt.clone().into_bytes();
-                // Our key is as good a witness as a human's.
-                self.extractor.typed(&keys, self.now);
+                // As good a witness as a human's key, and yet no human's.
+                self.extractor.interrupt(self.now);
                 self.note("interrupt", "the interrupt key was pressed on request");
                 self.write(keys, Then::Answer(answer));
             }
@@ -40,6 +40,7 @@ impl Observer {
     fn status(&self) -> Status {
         let view = self.extractor.view();
         let draft = Seen::from(&view).is_human_at_it(self.now);
+        let untouched = self.intended.is_some_and(|at| view.last_key.is_none_or(|key| key < at));
         Status {
             run: self.ctx.spec.run.clone(),
             state: view.state,
@@ -47,6 +48,7 @@ impl Observer {
             seq: self.journal.seq(),
             asking: view.asking,
             draft,
+            leftover: draft && untouched,
             turns: view.turns,
             last_send: self.last_send(),
             wrapper: self.started.wrapper,

@@ -102,6 +102,7 @@ impl Observer {
         let synced = self.journal.commit(draft, self.attempt, self.now).is_ok();
         if synced {
             self.last_send = flight.key.or(self.last_send);
+            self.intended = Some(self.now);
             self.accepted = None;
         } else {
             (self.attempt, self.attempt_over) = (before, over);
