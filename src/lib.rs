@@ -21,6 +21,7 @@ pub mod linux;
 pub mod paths;
 pub mod pty;
 pub mod queue;
+pub mod recording;
 pub mod run;
 pub mod sock;
 pub mod telemetry;

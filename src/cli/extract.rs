@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use super::runner::packs;
 use super::{Exit, wrap};
 use crate::clock::{Timestamp, wall};
-use crate::extract::cast::{Cast, Moment};
+use crate::extract::cast::{Cast, Moment, is_gzip};
 use crate::extract::event::{Draft, Event};
 use crate::extract::{Extractor, Options};
 
@@ -45,7 +45,7 @@ pub(super) struct ExtractArgs {
 enum Format {
     /// What the program wrote, byte for byte
     Raw,
-    /// asciicast v2: times, input and resizes are honoured
+    /// asciicast v2, compressed with gzip or not: times, input and resizes are honoured
     Cast,
     /// Plain lines
     Text,
@@ -65,12 +65,10 @@ pub(super) fn main(args: ExtractArgs) -> anyhow::Result<ExitCode> {
             bytes
         }
     };
-    let format = args.format.unwrap_or(if bytes.starts_with(b"{\"version\"") { Format::Cast } else { Format::Raw });
+    let looks_like_cast = bytes.starts_with(b"{\"version\"") || is_gzip(&bytes);
+    let format = args.format.unwrap_or(if looks_like_cast { Format::Cast } else { Format::Raw });
     let cast = match format {
-        Format::Cast => match std::str::from_utf8(&bytes) {
-            Ok(text) => Cast::parse(text)?,
-            Err(_) => bail!("not UTF-8, so no asciicast; try --format raw"),
-        },
+        Format::Cast => Cast::read(&bytes).context("this is no asciicast; try --format raw")?,
         Format::Raw => timed(&bytes, &args),
         Format::Text => timed(&with_returns(&bytes), &args),
     };

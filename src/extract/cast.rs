@@ -1,5 +1,6 @@
 //! asciicast v2: a recording with its times, fed to an [`Extractor`] as the run was.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,6 +17,9 @@ pub struct CastError {
     /// What was expected.
     pub why: String,
 }
+
+/// The most that a compressed recording may unpack to: no recording comes near it, and memory stays ours.
+const MAX_CAST_BYTES: u64 = 1 << 30;
 
 /// What happened at a time of the recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,21 @@ pub struct Cast {
 }
 
 impl Cast {
+    /// Reads a recording, compressed with gzip or not.
+    pub fn read(bytes: &[u8]) -> Result<Self, CastError> {
+        let fault = |why: String| CastError { line: 1, why };
+        let mut unpacked = Vec::new();
+        let bytes = if is_gzip(bytes) {
+            let mut unpacker = flate2::read::MultiGzDecoder::new(bytes).take(MAX_CAST_BYTES);
+            unpacker.read_to_end(&mut unpacked).map_err(|e| fault(format!("damaged gzip: {e}")))?;
+            unpacked.as_slice()
+        } else {
+            bytes
+        };
+        let text = std::str::from_utf8(bytes).map_err(|e| fault(format!("not UTF-8, so no asciicast: {e}")))?;
+        Self::parse(text)
+    }
+
     /// Parses a recording; markers and kinds of events that are not known are skipped.
     pub fn parse(text: &str) -> Result<Self, CastError> {
         let mut lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
@@ -97,6 +116,11 @@ impl Cast {
     }
 }
 
+/// Whether `bytes` begin like a gzip file.
+pub fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
 /// Lets the time pass until just before `to`, stopping wherever the extractor wants to be woken.
 pub(crate) fn advance(extractor: &mut Extractor, to: Duration, said: &mut impl FnMut(Duration, Draft)) {
     while let Some(due) = extractor.deadline().filter(|due| *due < to) {
@@ -116,5 +140,16 @@ mod tests {
         assert_eq!(cast.moments, [(Duration::from_secs(1), Moment::Output(b"hi".to_vec()))]);
         assert_eq!(Cast::parse("{\"version\":2,\"width\":80,\"height\":24}\n[1]").unwrap_err().line, 2);
         assert!(Cast::parse("{}").is_err());
+    }
+
+    #[test]
+    fn a_compressed_recording_is_the_same_and_a_damaged_one_an_error() {
+        let text = "{\"version\":2,\"width\":80,\"height\":24}\n[1.0,\"o\",\"hi\"]\n";
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut packer, text.as_bytes()).unwrap();
+        let packed = packer.finish().unwrap();
+        assert_eq!(Cast::read(&packed), Cast::parse(text));
+        assert_eq!(Cast::read(text.as_bytes()), Cast::parse(text));
+        assert!(Cast::read(&packed[..packed.len() - 9]).unwrap_err().why.contains("gzip"));
     }
 }

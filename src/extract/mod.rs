@@ -9,6 +9,7 @@ mod markdown;
 pub mod pattern;
 pub(crate) mod rules;
 mod scanner;
+pub mod score;
 mod settled;
 pub mod signal;
 mod status;

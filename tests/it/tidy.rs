@@ -106,7 +106,7 @@ const LAYERS: &[&[&str]] = &[
     &["ids", "clock"],
     &["term"],
     &["extract"],
-    &["ctl", "run", "paths", "linux"],
+    &["ctl", "run", "paths", "linux", "recording"],
     &["queue", "assign", "config"],
     &["pty", "tmux"],
     &["daemon", "telemetry"],
