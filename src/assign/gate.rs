@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::assign::child::{Job, Keep, Running};
 use crate::assign::env::Env;
-use crate::extract::event::{Body, ProcId};
+use crate::extract::event::{Body, GateSite, ProcId};
 
 /// Most of a gate's output that is kept, from its end: where test runners put their verdict.
 pub const MAX_OUTPUT_BYTES: usize = 64 * 1024;
@@ -31,11 +31,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The event that records it.
-    pub fn event(&self) -> Body {
+    /// The event that records it, and what it ran on.
+    pub fn event(&self, on: GateSite) -> Body {
         let duration_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
         if self.passed {
-            return Body::GatePassed { command: self.command.clone(), duration_ms };
+            return Body::GatePassed { command: self.command.clone(), duration_ms, on };
         }
         Body::GateFailed {
             command: self.command.clone(),
@@ -43,6 +43,7 @@ impl Outcome {
             output: self.output.clone(),
             duration_ms,
             truncated: self.truncated,
+            on,
         }
     }
 }
@@ -111,7 +112,9 @@ mod tests {
         assert!(good.passed, "{good:?}");
         assert_eq!(good.output, "/tmp\n");
         let bad = gate("echo out; echo err >&2; exit 7", Duration::from_secs(60)).await;
-        assert!(matches!(bad.event(), Body::GateFailed { code: Some(7), output, .. } if output == "out\nerr\n"));
+        assert!(
+            matches!(bad.event(GateSite::default()), Body::GateFailed { code: Some(7), output, .. } if output == "out\nerr\n")
+        );
     }
 
     #[tokio::test]

@@ -302,7 +302,12 @@ pub enum Body {
     Metric { name: String, value: f64 },
 
     #[serde(rename = "gate.passed")]
-    GatePassed { command: String, duration_ms: u64 },
+    GatePassed {
+        command: String,
+        duration_ms: u64,
+        #[serde(flatten)]
+        on: GateSite,
+    },
     #[serde(rename = "gate.failed")]
     GateFailed {
         command: String,
@@ -312,6 +317,8 @@ pub enum Body {
         duration_ms: u64,
         #[serde(default, skip_serializing_if = "is_false")]
         truncated: bool,
+        #[serde(flatten)]
+        on: GateSite,
     },
     #[serde(rename = "context.prepared")]
     ContextPrepared {
@@ -344,6 +351,30 @@ pub enum Body {
     /// An event of a type this version does not know, kept as it came (F50).
     #[serde(skip)]
     Other { kind: String, data: Value },
+}
+
+/// What a gate ran on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GateSite {
+    /// `fresh checkout` or `in place`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ran: String,
+    /// Why in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// What the agent left, as git names it; none outside of repositories.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
+    /// The commit that the agent began with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Files that came from the base instead, as patterns.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub protected: Vec<String>,
+    /// Files that the gate obviously rests on and the agent changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gate_edited: Vec<String>,
 }
 
 /// What became of a prompt.

@@ -3,7 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use orchwrap::extract::event::{Ask, Body, Event, FailReason, LimitKind, ProcId, SessionState, Source, Span, Verdict};
+use orchwrap::extract::event::{
+    Ask, Body, Event, FailReason, GateSite, LimitKind, ProcId, SessionState, Source, Span, Verdict,
+};
 use orchwrap::pty::rundir;
 use serde_json::json;
 
@@ -148,6 +150,14 @@ fn samples() -> Vec<Body> {
         Ask { hash: "h".into(), tool: Some("Bash".into()), text: "t".into(), options: vec!["Yes".into()], exact: true };
     let id = ProcId { pid: 1, start: 2 };
     let hash = "0".repeat(64);
+    let site = GateSite {
+        ran: "fresh checkout".into(),
+        because: Some("b".into()),
+        tree: Some("t".into()),
+        base: Some("b".into()),
+        protected: vec!["p".into()],
+        gate_edited: vec!["e".into()],
+    };
     vec![
         Body::RunStarted {
             agent: "a".into(),
@@ -200,13 +210,14 @@ fn samples() -> Vec<Body> {
             context_used_percent: Some(12.5),
         },
         Body::Metric { name: "n".into(), value: 1.5 },
-        Body::GatePassed { command: "true".into(), duration_ms: 1 },
+        Body::GatePassed { command: "true".into(), duration_ms: 1, on: site.clone() },
         Body::GateFailed {
             command: "false".into(),
             code: Some(1),
             output: "o".into(),
             duration_ms: 1,
             truncated: true,
+            on: site,
         },
         Body::ContextPrepared { hash: "h".into(), cwd: "/".into(), branch: Some("b".into()), way: "reuse".into() },
         Body::ContextMismatch { what: "cwd".into(), wanted: "/a".into(), found: "/b".into() },

@@ -9,7 +9,7 @@ use super::{Driver, Step};
 use crate::assign::env::{self, Env};
 use crate::assign::gate::Gate;
 use crate::assign::prereq;
-use crate::extract::event::ProcId;
+use crate::extract::event::{GateSite, ProcId};
 use crate::linux;
 use crate::queue::store::Change;
 use crate::queue::task::{Proof, TaskState};
@@ -29,8 +29,9 @@ impl Driver {
             None => self.gate_env(&cwd).await?,
         };
         let limit = Duration::from_millis(self.task.spec.timeouts.gate_ms);
+        let site = GateSite { ran: "in place".into(), ..GateSite::default() };
         for line in &self.task.spec.gates {
-            let n = self.daemon.store.gate_started(self.key, line).await?;
+            let n = self.daemon.store.gate_started(self.key, line, &site).await?;
             let gate = Gate::start(line, &cwd, &env, limit);
             let proc = gate.proc();
             self.step("gate", json!({ "n": n, "proc": proc, "boot": linux::boot_id().ok() })).await?;
@@ -38,7 +39,7 @@ impl Driver {
             let (output, _) = crate::assign::deliver::clean(&end.output);
             let took = u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX);
             self.daemon.store.gate_ended(self.key, n, end.passed, end.code, output.clone(), took).await?;
-            self.event(end.event(), "assign.gate", None).await?;
+            self.event(end.event(site.clone()), "assign.gate", None).await?;
             if !end.passed {
                 let last = output.trim_end().lines().next_back().unwrap_or_default();
                 let detail = format!("gate `{line}` {}: {last}", end.how);

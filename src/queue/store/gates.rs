@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Store, StoreError, Tx, from_json, micros, opt_time, parse, time, to_json};
 use crate::clock::Timestamp;
-use crate::extract::event::{Ask, AskKind};
+use crate::extract::event::{Ask, AskKind, GateSite};
 use crate::ids::{AttemptKey, RunId, TaskId};
 
 /// One run of one gate command.
@@ -30,6 +30,9 @@ pub struct GateRow {
     /// How long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+    /// What it ran on.
+    #[serde(flatten)]
+    pub on: GateSite,
 }
 
 /// Something an agent asked, and what became of it.
@@ -74,13 +77,14 @@ fn approval(row: &Row<'_>) -> Result<Approval, StoreError> {
 }
 
 impl Tx<'_> {
-    /// Notes that a gate is started; returns its number within the attempt.
-    pub fn gate_started(&mut self, key: AttemptKey, command: &str) -> Result<u32, StoreError> {
+    /// Notes that a gate is started, and on what; returns its number within the attempt.
+    pub fn gate_started(&mut self, key: AttemptKey, command: &str, on: &GateSite) -> Result<u32, StoreError> {
         let mut insert = self.conn.prepare_cached(
-            "INSERT INTO gates (task, fence, n, command, started_us)
-             SELECT ?1, ?2, COALESCE(max(n), 0) + 1, ?3, ?4 FROM gates WHERE task = ?1 AND fence = ?2 RETURNING n",
+            "INSERT INTO gates (task, fence, n, command, started_us, site)
+             SELECT ?1, ?2, COALESCE(max(n), 0) + 1, ?3, ?4, ?5 FROM gates WHERE task = ?1 AND fence = ?2 RETURNING n",
         )?;
-        Ok(insert.query_row(params![key.task.0, key.fence, command, micros(self.now)], |r| r.get(0))?)
+        let args = params![key.task.0, key.fence, command, micros(self.now), to_json(on)];
+        Ok(insert.query_row(args, |r| r.get(0))?)
     }
 
     /// Notes how a gate ended.
@@ -165,10 +169,10 @@ impl Tx<'_> {
 }
 
 impl Store {
-    /// Notes that a gate is started; returns its number within the attempt.
-    pub async fn gate_started(&self, key: AttemptKey, command: &str) -> Result<u32, StoreError> {
-        let command = command.to_owned();
-        self.write(move |tx| tx.gate_started(key, &command)).await
+    /// Notes that a gate is started, and on what; returns its number within the attempt.
+    pub async fn gate_started(&self, key: AttemptKey, command: &str, on: &GateSite) -> Result<u32, StoreError> {
+        let (command, on) = (command.to_owned(), on.clone());
+        self.write(move |tx| tx.gate_started(key, &command, &on)).await
     }
 
     /// Notes how a gate ended.
@@ -188,7 +192,7 @@ impl Store {
     pub async fn gates(&self, key: AttemptKey) -> Result<Vec<GateRow>, StoreError> {
         self.read(move |conn| {
             let mut select = conn.prepare_cached(
-                "SELECT n, command, started_us, passed, code, output, duration_ms FROM gates
+                "SELECT n, command, started_us, passed, code, output, duration_ms, site FROM gates
                  WHERE task = ? AND fence = ? ORDER BY n",
             )?;
             let mut rows = select.query([key.task.0, key.fence])?;
@@ -202,6 +206,7 @@ impl Store {
                     code: row.get(4)?,
                     output: row.get(5)?,
                     duration_ms: row.get::<_, Option<i64>>(6)?.map(i64::unsigned_abs),
+                    on: row.get::<_, Option<String>>(7)?.map_or(Ok(GateSite::default()), |site| from_json(&site))?,
                 });
             }
             Ok(found)

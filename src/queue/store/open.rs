@@ -15,7 +15,8 @@ use rusqlite_migration::{M, Migrations};
 use super::{StoreError, read_only};
 
 /// Every schema so far, oldest first; a shipped one never changes.
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../migrations/0001_start.sql"))];
+const MIGRATIONS: &[M<'static>] =
+    &[M::up(include_str!("../migrations/0001_start.sql")), M::up(include_str!("../migrations/0002_proof.sql"))];
 
 /// How long to wait for another program that holds the file (F42).
 const BUSY: Duration = Duration::from_secs(5);
