@@ -37,6 +37,9 @@ pub(crate) fn blank(cols: u16, rows: u16) -> ScreenText {
 /// A full-screen program's terminal: a grid of cells.
 pub(crate) struct Grid {
     parser: vt100::Parser,
+    /// The first bytes of a character that is not whole yet. The parser would draw what follows a character that two
+    /// chunks share in its place (F26): `· ↓` cut inside of the arrow came out as `·↓ `.
+    held: Vec<u8>,
 }
 
 impl std::fmt::Debug for Grid {
@@ -51,16 +54,37 @@ fn usable(cols: u16, rows: u16) -> (NonZeroU16, NonZeroU16) {
     (or(cols, 80), or(rows, 24))
 }
 
+/// How many bytes at the end begin a character and do not end it.
+fn open_char(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(3)..];
+    let starts = (0..tail.len()).rev().map(|at| &tail[at..]);
+    starts.take(3).find(|t| t[0] >= 0xc0).map_or(0, |t| match std::str::from_utf8(t) {
+        Err(e) if e.valid_up_to() == 0 && e.error_len().is_none() => t.len(),
+        _ => 0,
+    })
+}
+
 impl Grid {
     pub(crate) fn new(cols: u16, rows: u16) -> Self {
         let (cols, rows) = usable(cols, rows);
-        Self { parser: vt100::Parser::new(rows, cols, 0) }
+        Self { parser: vt100::Parser::new(rows, cols, 0), held: Vec::new() }
     }
 }
 
 impl Screen for Grid {
-    fn process(&mut self, bytes: &[u8]) {
-        self.parser.process(bytes);
+    fn process(&mut self, mut bytes: &[u8]) {
+        while !self.held.is_empty() {
+            let Some((first, rest)) = bytes.split_first() else { return };
+            self.held.push(*first);
+            bytes = rest;
+            if open_char(&self.held) == 0 {
+                self.parser.process(&self.held);
+                self.held.clear();
+            }
+        }
+        let (whole, open) = bytes.split_at(bytes.len() - open_char(bytes));
+        self.parser.process(whole);
+        self.held.extend_from_slice(open);
     }
 
     fn resize(&mut self, cols: u16, rows: u16) {
@@ -116,6 +140,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn f26_a_character_that_two_chunks_share_stands_where_it_belongs() {
+        let bytes = "a· ↓\x1b[27G50 ✻é\u{1f600} b".as_bytes().to_vec();
+        let shown = |cut: usize| {
+            let mut grid = Grid::new(80, 4);
+            bytes.chunks(cut).for_each(|c| grid.process(c));
+            let mut text = blank(80, 4);
+            grid.look(&mut text);
+            text.lines[0].clone()
+        };
+        for cut in 1..bytes.len() {
+            assert_eq!(shown(cut), shown(bytes.len()), "{cut}");
+        }
+    }
 
     #[test]
     fn jumps_over_blanks_become_spaces() {
