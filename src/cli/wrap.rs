@@ -87,7 +87,8 @@ pub(super) fn agent(options: &WrapArgs, command: Vec<OsString>) -> anyhow::Resul
 }
 
 fn pack_of<'p>(packs: &'p Packs, command: &[OsString]) -> Option<&'p Arc<Pack>> {
-    packs.for_command(command.first()?.to_str()?)
+    let argv: Vec<&str> = command.iter().map_while(|arg| arg.to_str()).collect();
+    packs.for_command(&argv)
 }
 
 /// The nearest names, and how to wrap it all the same.

@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::extract::pattern::{Pack, PackError, Packs};
+use crate::extract::pattern::{PackError, Packs};
 
 impl Packs {
-    /// Returns the built-in packs overridden by the files `*.toml` of `user_dir`; a file that cannot be used is
-    /// reported and leaves what was there.
+    /// Returns the built-in packs with the files `*.toml` of `user_dir` over them; a file that cannot be used is reported
+    /// and leaves what was there.
     pub fn load(user_dir: &Path) -> (Self, Vec<PackError>) {
+        Self::load_after(user_dir, None)
+    }
+
+    /// The same while `last` is in force: what a file made in it stays if the file cannot be used any more (F55).
+    pub fn load_after(user_dir: &Path, last: Option<&Self>) -> (Self, Vec<PackError>) {
         let mut packs = Self::builtin();
-        let mut errors = Vec::new();
         let mut files: Vec<PathBuf> = match fs_err::read_dir(user_dir) {
             Ok(entries) => {
                 entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "toml")).collect()
@@ -17,15 +21,14 @@ impl Packs {
             Err(_) => Vec::new(), // no folder, no packs of the user
         };
         files.sort();
+        let (mut texts, mut errors) = (Vec::new(), Vec::new());
         for file in files {
-            let parsed = fs_err::read_to_string(&file)
-                .map_err(|e| PackError { file: file.clone(), line: 1, why: e.to_string() })
-                .and_then(|text| Pack::parse_checked(&file, &text));
-            match parsed {
-                Ok(pack) => packs.insert(pack),
-                Err(e) => errors.push(e),
+            match fs_err::read_to_string(&file) {
+                Ok(text) => texts.push((file, text)),
+                Err(e) => errors.push(PackError { file, line: 1, column: 1, why: e.to_string() }),
             }
         }
+        errors.extend(packs.put_files(texts, last));
         (packs, errors)
     }
 }
@@ -41,9 +44,9 @@ mod tests {
         std::fs::write(dir.path().join("mine.toml"), text).unwrap();
         std::fs::write(dir.path().join("bad.toml"), "version = 1\nid = \"bad\"\nmode = \"sideways\"\n").unwrap();
         let (packs, errors) = Packs::load(dir.path());
-        assert_eq!(packs.for_command("/usr/bin/mine").unwrap().id, "mine");
+        assert_eq!(packs.for_command(&["/usr/bin/mine"]).unwrap().id, "mine");
         assert_eq!((errors.len(), errors[0].line), (1, 3));
-        assert!(errors[0].to_string().contains("bad.toml:3"));
+        assert!(errors[0].to_string().contains("bad.toml:3:8"));
         assert!(packs.get("bad").is_none() && packs.get("claude").is_some());
     }
 

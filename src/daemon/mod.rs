@@ -125,7 +125,7 @@ impl Daemon {
         Ok(Arc::new(Self {
             seats: Seats::new(state.clone(), store.clone(), runs.clone(), tmux),
             runs,
-            packs: RwLock::new(Arc::new(read_packs(&dirs))),
+            packs: RwLock::new(Arc::new(read_packs(&dirs, None))),
             trees: Trees::new(Git::new(), state.worktrees()),
             dirs,
             state,
@@ -153,7 +153,8 @@ impl Daemon {
     pub fn reload(&self) -> Result<(), ConfigError> {
         let config = Config::load(&self.dirs, vars())?;
         *self.config.write().expect("nothing panics while it is held") = Arc::new(config);
-        *self.packs.write().expect("nothing panics while it is held") = Arc::new(read_packs(&self.dirs));
+        let packs = read_packs(&self.dirs, Some(&self.packs()));
+        *self.packs.write().expect("nothing panics while it is held") = Arc::new(packs);
         tracing::info!("configuration read again");
         Ok(())
     }
@@ -236,11 +237,11 @@ fn vars() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
 }
 
-fn read_packs(dirs: &Dirs) -> Packs {
-    let (packs, errors) = Packs::load(&dirs.config.join("patterns"));
+fn read_packs(dirs: &Dirs, last: Option<&Packs>) -> Packs {
+    let (packs, errors) = Packs::load_after(&dirs.config.join("patterns"), last);
     for error in &errors {
-        let PackError { file, line, why } = error;
-        tracing::error!(file = %file.display(), line, why, "pack not used");
+        let PackError { file, line, column, why } = error;
+        tracing::error!(file = %file.display(), line, column, why, "pack not used");
     }
     packs
 }

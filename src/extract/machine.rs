@@ -462,6 +462,14 @@ impl Machine {
         }
     }
 
+    /// Takes the news that the agent has read another line since the turn began: the turn was over by then.
+    pub(crate) fn prompted(&mut self, now: Duration, eyes: &dyn Eyes) {
+        if self.turn.is_some() && self.ending.is_none() && self.asking.is_none() {
+            (self.level, self.level_rule) = (Level::Idle, "line.read".to_owned());
+            self.idle_stood(now, eyes);
+        }
+    }
+
     /// Takes the end of the agent.
     pub(crate) fn exited(&mut self, now: Duration, eyes: &dyn Eyes) {
         if self.state == SessionState::Exited {

@@ -109,6 +109,8 @@ struct Core {
     sight: Sight,
     machine: Machine,
     bracketed_paste: bool,
+    /// The agent began to read a line, and it was taken before anybody looked at the screen.
+    read: bool,
     last_key: Option<Duration>,
     /// Text was typed since the line was last submitted or emptied: counts where no input box is seen.
     half_typed: bool,
@@ -184,7 +186,8 @@ struct Sight {
     rules: Option<Rules>,
     text: ScreenText,
     title: String,
-    titled: bool,
+    /// Something besides the rows changed since they were read: the title, bracketed paste.
+    turned: bool,
 }
 
 impl Eyes for Sight {
@@ -227,10 +230,11 @@ impl Extractor {
                 rules: None,
                 text: blank(options.cols, options.rows),
                 title: String::new(),
-                titled: false,
+                turned: false,
             },
             machine: Machine::new(config),
             bracketed_paste: false,
+            read: false,
             last_key: None,
             half_typed: false,
             composer: None,
@@ -261,8 +265,8 @@ impl Extractor {
                 }
             }
             Hit::Osc { code, data, len } => core.osc(code, data, Span { off: off + next as u64 - len, len }, now),
-            Hit::Mode { mode: 2004, set } => core.bracketed_paste = set,
-            Hit::Reset => core.bracketed_paste = false,
+            Hit::Mode { mode: 2004, set } => core.set_paste(set),
+            Hit::Reset => core.set_paste(false),
             Hit::Mode { .. } | Hit::Bell => {}
         });
         if drawn < bytes.len() {
@@ -337,6 +341,9 @@ impl Extractor {
         self.tick(now);
         let core = &mut self.core;
         core.look(now);
+        if core.read {
+            core.machine.prompted(now, &core.sight);
+        }
         core.machine.exited(now, &core.sight);
     }
 
@@ -383,6 +390,12 @@ impl Core {
         self.last_output = now;
     }
 
+    fn set_paste(&mut self, on: bool) {
+        self.read |= on && self.sight.pack.composer.as_ref().is_some_and(|c| c.paste);
+        self.sight.turned |= self.bracketed_paste != on;
+        self.bracketed_paste = on;
+    }
+
     fn look_due(&self) -> Option<Duration> {
         self.dirty.map(|since| (self.last_output + QUIET).min(since + LAGGING))
     }
@@ -393,11 +406,12 @@ impl Core {
         self.finished(now);
         self.dirty = None;
         self.last_look = Some(now);
-        let Self { sight, terminal, machine, .. } = self;
+        self.read &= !self.bracketed_paste;
+        let Self { sight, terminal, machine, bracketed_paste, .. } = self;
         let changed = terminal.look(&mut sight.text);
-        if changed || std::mem::take(&mut sight.titled) {
+        if changed || std::mem::take(&mut sight.turned) {
             let rules = sight.rules.get_or_insert_with(|| Rules::new(&sight.pack));
-            let reading = rules.read(&sight.text, &sight.title);
+            let reading = rules.read(&sight.text, &sight.title, *bracketed_paste);
             self.composer.clone_from(&reading.composer);
             let source = if sight.dialog.is_some() { Source::Line } else { Source::Screen };
             if let (Some(dialog), Some(row)) = (&mut sight.dialog, sight.text.lines.last())
@@ -454,7 +468,7 @@ impl Core {
                 let title = String::from_utf8_lossy(data);
                 if self.sight.title != title {
                     self.sight.title = title.into_owned();
-                    self.sight.titled = true;
+                    self.sight.turned = true;
                     self.touched(now);
                 }
             }

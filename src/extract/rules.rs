@@ -6,16 +6,20 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
-use std::path::Path;
 
 use regex::Regex;
 
 use crate::extract::event::{AskKind, FailReason, LimitKind};
-use crate::extract::pattern::{AskRule, Condition, Pack, PackError, Pattern, Region, Rule, Says};
+use crate::extract::pattern::{AskRule, Condition, Pack, Pattern, PatternError, Region, Rule, Says};
 use crate::term::screen::ScreenText;
 
 /// How many rows that end a turn are remembered, to tell new ones from old ones.
 const KNOWN_ROWS: usize = 64;
+
+/// Largest compiled form of one pattern.
+const MAX_PATTERN_BYTES: usize = 256 * 1024;
+/// Most patterns of a pack.
+const MAX_PATTERNS: usize = 512;
 
 /// What stands on the screen, as a state.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,7 +82,9 @@ struct Compiled {
     id: String,
     says: Says,
     all: Vec<Cond>,
+    any: Vec<Cond>,
     none: Vec<Cond>,
+    sticks: bool,
     ask: Option<CompiledAsk>,
     what: String,
 }
@@ -90,6 +96,8 @@ struct CompiledAsk {
     skip: Option<Regex>,
     ignore: Option<Regex>,
     tool: Option<Regex>,
+    row: Option<Regex>,
+    one_row: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +106,9 @@ struct CompiledComposer {
     above: Option<Regex>,
     below: Option<Regex>,
     placeholder: Option<Regex>,
+    cursor: bool,
+    paste: bool,
+    status_rows: usize,
 }
 
 #[derive(Debug)]
@@ -107,6 +118,7 @@ struct Transcript {
     message: Regex,
     tool: Option<Regex>,
     end: Option<Regex>,
+    whole: bool,
 }
 
 /// The compiled rules of a pack.
@@ -118,6 +130,10 @@ pub(crate) struct Rules {
     failures: Vec<(Regex, FailReason, Option<LimitKind>)>,
     /// Hashes of rows that ended turns, oldest first.
     known: VecDeque<u64>,
+    /// The agent has bracketed paste switched on.
+    paste: bool,
+    /// What a rule that sticks said last: its meaning, its id, its words.
+    stuck: Option<(Says, String, String)>,
 }
 
 /// Rows of a frame, cut around the input box.
@@ -128,28 +144,34 @@ struct Layout {
     footer: Range<usize>,
     turn: Range<usize>,
     tail: Range<usize>,
+    /// The turn is there from its beginning.
+    whole: bool,
 }
 
-fn regex(p: &Pattern) -> Result<Regex, (usize, String)> {
-    // A size limit keeps a user's pattern from costing megabytes; matching is linear whatever it is (T29).
-    regex::RegexBuilder::new(p.get_ref())
-        .size_limit(1 << 20)
-        .build()
-        .map_err(|e| (p.span().start, e.to_string().lines().last().unwrap_or("not a regular expression").to_owned()))
+fn regex(p: &Pattern) -> Result<Regex, PatternError> {
+    // Matching is linear in the row whatever the pattern is, and this bounds by what factor (T29).
+    regex::RegexBuilder::new(p.get_ref()).size_limit(MAX_PATTERN_BYTES).build().map_err(|e| {
+        let why = match e {
+            regex::Error::CompiledTooBig(_) => {
+                format!("the pattern grows beyond {} KiB: repeat less", MAX_PATTERN_BYTES / 1024)
+            }
+            e => e.to_string().lines().last().unwrap_or("not a regular expression").to_owned(),
+        };
+        PatternError { at: p.span().start, why }
+    })
 }
 
-fn maybe(p: Option<&Pattern>) -> Result<Option<Regex>, (usize, String)> {
+fn maybe(p: Option<&Pattern>) -> Result<Option<Regex>, PatternError> {
     p.map(regex).transpose()
 }
 
 impl Rules {
     /// Compiles the rules of `pack`; built-in ones are known to be valid, others were checked when they were read.
     pub(crate) fn new(pack: &Pack) -> Self {
-        Self::try_new(pack)
-            .unwrap_or_else(|(_, why)| panic!("the patterns of a pack are checked when it is read: {why}"))
+        Self::try_new(pack).unwrap_or_else(|e| panic!("the patterns of a pack are checked when it is read: {}", e.why))
     }
 
-    fn try_new(pack: &Pack) -> Result<Self, (usize, String)> {
+    fn try_new(pack: &Pack) -> Result<Self, PatternError> {
         let conds = |list: &[Condition]| {
             list.iter().map(|c| Ok(Cond { region: c.r#in, row: regex(&c.row)? })).collect::<Result<Vec<_>, _>>()
         };
@@ -161,7 +183,9 @@ impl Rules {
                 id: spec.id.clone(),
                 says: spec.says,
                 all: conds(&spec.all)?,
+                any: conds(&spec.any)?,
                 none: conds(&spec.none)?,
+                sticks: spec.sticks,
                 ask: spec.ask.as_ref().map(compile_ask).transpose()?,
                 what: spec.what.clone().unwrap_or_else(|| "the agent wants a human".into()),
             });
@@ -172,6 +196,9 @@ impl Rules {
                 above: maybe(c.above.as_ref())?,
                 below: maybe(c.below.as_ref())?,
                 placeholder: maybe(c.placeholder.as_ref())?,
+                cursor: c.cursor,
+                paste: c.paste,
+                status_rows: c.status_rows,
             }),
             None => None,
         };
@@ -182,17 +209,20 @@ impl Rules {
                 message: regex(&t.message)?,
                 tool: maybe(t.tool.as_ref())?,
                 end: maybe(t.end.as_ref())?,
+                whole: t.whole,
             }),
             None => None,
         };
         let failures =
             pack.failures.iter().map(|f| Ok((regex(&f.like)?, f.reason, f.limit))).collect::<Result<_, _>>()?;
-        Ok(Self { rules, composer, transcript, failures, known: VecDeque::new() })
+        Ok(Self { rules, composer, transcript, failures, known: VecDeque::new(), paste: false, stuck: None })
     }
 
     /// Reads a frame.
-    pub(crate) fn read(&mut self, screen: &ScreenText, title: &str) -> Reading {
+    pub(crate) fn read(&mut self, screen: &ScreenText, title: &str, paste: bool) -> Reading {
+        self.paste = paste;
         let layout = self.layout(screen);
+        self.stick(screen, &layout);
         let composer = layout.text.clone().map(|text| Composer { text });
         let (mut level, mut rule, mut done) = (Level::Unknown, String::new(), None);
         for r in &self.rules {
@@ -213,6 +243,16 @@ impl Rules {
         Reading { level, rule, composer, done }
     }
 
+    /// Keeps what says how the turn ended for as long as nothing is written after it but the input box.
+    fn stick(&mut self, screen: &ScreenText, layout: &Layout) {
+        let seen = self.rules.iter().find(|r| r.sticks && r.matches(screen, layout, ""));
+        match seen {
+            Some(r) => self.stuck = Some((r.says, r.id.clone(), r.message(screen, layout))),
+            None if layout.text.is_none() => self.stuck = None,
+            None => {}
+        }
+    }
+
     /// Reads what became of the turn that just ended.
     pub(crate) fn verdict(&self, screen: &ScreenText) -> Verdict {
         let layout = self.layout(screen);
@@ -228,6 +268,15 @@ impl Rules {
                 _ => {}
             }
         }
+        match &self.stuck {
+            Some((Says::Failed, id, message)) if verdict.failed.is_none() => {
+                verdict.failed = Some((id.clone(), message.clone()));
+            }
+            Some((Says::Interrupted, id, _)) if verdict.interrupted.is_none() => {
+                verdict.interrupted = Some(id.clone());
+            }
+            _ => {}
+        }
         verdict
     }
 
@@ -239,6 +288,9 @@ impl Rules {
     /// Whether a row of this rule is there that was not seen before; all that are there count as seen from now on.
     fn new_row(&mut self, rule: usize, screen: &ScreenText, layout: &Layout) -> bool {
         let mut fresh = Vec::new();
+        if self.rules[rule].none.iter().any(|c| layout.rows(c.region, screen).any(|row| c.row.is_match(row))) {
+            return false;
+        }
         for cond in &self.rules[rule].all {
             for row in layout.rows(cond.region, screen) {
                 if cond.row.is_match(row) {
@@ -261,8 +313,11 @@ impl Rules {
 
     fn layout(&self, screen: &ScreenText) -> Layout {
         let n = screen.lines.len();
-        let mut layout = Layout { composer: n..n, text: None, above: 0..n, footer: n..n, turn: 0..n, tail: 0..n };
-        if let Some((rows, text)) = self.composer.as_ref().and_then(|c| c.find(screen)) {
+        let mut layout =
+            Layout { composer: n..n, text: None, above: 0..n, footer: n..n, turn: 0..n, tail: 0..n, whole: false };
+        if let Some((rows, text)) =
+            self.composer.as_ref().filter(|c| self.paste || !c.paste).and_then(|c| c.find(screen))
+        {
             let borders = |re: &Option<Regex>| usize::from(re.as_ref().is_some_and(|r| !r.is_match("")));
             let c = self.composer.as_ref().expect("it was just used");
             layout.above = 0..rows.start.saturating_sub(borders(&c.above));
@@ -281,31 +336,39 @@ impl Rules {
                             .any(|r| q.is_match(r))
                     })
             });
+            layout.whole = header.is_some();
             layout.turn = header.map_or(layout.above.start, |h| h + 1)..layout.above.end;
-            let last = layout.turn.clone().rev().find(|&i| t.message.is_match(&screen.lines[i]));
+            let mut rows = layout.turn.clone();
+            let is_message = |i: &usize| t.message.is_match(&screen.lines[*i]);
+            let last = if t.whole { rows.find(is_message) } else { rows.rev().find(is_message) };
             layout.tail = last.unwrap_or(layout.turn.start)..layout.turn.end;
         }
         layout
     }
 
     fn message(&self, screen: &ScreenText, layout: &Layout) -> Option<String> {
-        let t = self.transcript.as_ref()?;
+        let t = self.transcript.as_ref().filter(|t| layout.whole || !t.whole)?;
         let mut end = layout.turn.end;
-        for start in layout.turn.clone().rev() {
+        let first = if t.whole { layout.tail.start } else { layout.turn.start };
+        let starts = first..if t.whole { (first + 1).min(end) } else { end };
+        for start in starts.rev() {
             let Some(caps) = t.message.captures(&screen.lines[start]) else { continue };
             let body = &screen.lines[start + 1..end];
             let ends = |r: &str| t.end.as_ref().is_some_and(|end| end.is_match(r));
-            let inside = |r: &&String| (r.is_empty() || r.starts_with(' ')) && !ends(r);
+            let inside = |r: &&String| (t.whole || r.is_empty() || r.starts_with(' ')) && !ends(r);
             let body: Vec<&String> = body.iter().take_while(inside).collect();
             if body.iter().any(|r| t.tool.as_ref().is_some_and(|tool| tool.is_match(r))) {
                 end = start;
                 continue;
             }
             let first = caps.name("text").map_or("", |m| m.as_str());
+            // Further rows are indented like the text of the first.
+            let indent = caps.name("text").map_or(0, |m| screen.lines[start][..m.start()].chars().count());
             let mut text = first.to_owned();
             for row in body {
                 text.push('\n');
-                text.push_str(row.strip_prefix("  ").unwrap_or(row.trim_start()));
+                let blanks = row.chars().take(indent).take_while(|c| *c == ' ').count();
+                text.push_str(&row[blanks..]);
             }
             return Some(text.trim_end().to_owned());
         }
@@ -342,24 +405,40 @@ pub(crate) fn line_composer(pack: &Pack) -> Option<LineComposer> {
     })
 }
 
-/// Checks every pattern of a pack that somebody wrote.
-pub(crate) fn check(pack: &Pack, file: &Path, text: &str) -> Result<(), PackError> {
-    let mut lines = pack.rules.iter().filter(|r| !of_screen(r)).flat_map(|r| &r.all);
-    let lines = lines.try_for_each(|c| regex(&c.row).map(drop));
-    lines.and(Rules::try_new(pack).map(drop)).map_err(|(at, why)| PackError {
-        file: file.to_owned(),
-        line: text[..at.min(text.len())].matches('\n').count() + 1,
-        why,
-    })
+/// Tries every pattern of a pack; returns those that cannot be used.
+pub(crate) fn check(pack: &Pack) -> Vec<PatternError> {
+    let mut patterns: Vec<&Pattern> = pack.banner.iter().collect();
+    if let Some(c) = &pack.composer {
+        patterns.push(&c.row);
+        patterns.extend([&c.above, &c.below, &c.more, &c.command, &c.placeholder].into_iter().flatten());
+    }
+    if let Some(t) = &pack.transcript {
+        patterns.extend([&t.prompt, &t.message]);
+        patterns.extend([&t.queued, &t.tool, &t.end].into_iter().flatten());
+    }
+    for rule in &pack.rules {
+        patterns.extend(rule.all.iter().chain(&rule.any).chain(&rule.none).map(|c| &c.row));
+        if let Some(ask) = &rule.ask {
+            patterns.extend([&ask.from, &ask.option]);
+            patterns.extend([&ask.skip, &ask.ignore, &ask.tool, &ask.row].into_iter().flatten());
+        }
+    }
+    patterns.extend(pack.failures.iter().map(|f| &f.like));
+    if let Some(p) = patterns.get(MAX_PATTERNS) {
+        return vec![PatternError { at: p.span().start, why: format!("a pack has at most {MAX_PATTERNS} patterns") }];
+    }
+    patterns.into_iter().filter_map(|p| regex(p).err()).collect()
 }
 
-fn compile_ask(a: &AskRule) -> Result<CompiledAsk, (usize, String)> {
+fn compile_ask(a: &AskRule) -> Result<CompiledAsk, PatternError> {
     Ok(CompiledAsk {
         from: regex(&a.from)?,
         option: regex(&a.option)?,
         skip: maybe(a.skip.as_ref())?,
         ignore: maybe(a.ignore.as_ref())?,
         tool: maybe(a.tool.as_ref())?,
+        row: maybe(a.row.as_ref())?,
+        one_row: a.one_row,
     })
 }
 
@@ -378,12 +457,17 @@ impl CompiledComposer {
                 Some(below) => i + 1 + rows[i + 1..].iter().position(|r| below.is_match(r))?,
                 None => i + 1 + rows[i + 1..].iter().take_while(|r| !r.is_empty()).count(),
             };
+            let text_end = end.checked_sub(self.status_rows).filter(|last| *last > i)?;
+            if self.cursor && !(i..text_end).contains(&usize::from(screen.cursor.1)) {
+                return None;
+            }
             let first = caps.name("text").map_or("", |m| m.as_str());
             let start = caps.name("text").map_or(0, |m| rows[i][..m.start()].chars().count());
             let mut text = first.to_owned();
-            for row in &rows[i + 1..end] {
+            for row in &rows[i + 1..text_end] {
                 text.push('\n');
-                text.push_str(row.trim());
+                let own = self.row.captures(row).and_then(|c| c.name("text"));
+                text.push_str(own.map_or(row.trim(), |m| m.as_str().trim()));
             }
             // A placeholder stands behind the cursor, a draft before it.
             let at_start = usize::from(screen.cursor.1) == i && usize::from(screen.cursor.0) <= start;
@@ -400,17 +484,18 @@ impl Layout {
     fn rows<'s>(&self, region: Region, screen: &'s ScreenText) -> Box<dyn DoubleEndedIterator<Item = &'s str> + 's> {
         let all = &screen.lines;
         let slice = |r: &Range<usize>| Box::new(all[r.clone()].iter().map(String::as_str));
+        let last = |r: &Range<usize>, n: usize| {
+            let rows = all[r.clone()].iter().map(String::as_str).filter(|r| !r.is_empty());
+            Box::new(rows.rev().take(n).collect::<Vec<_>>().into_iter().rev())
+        };
         match region {
             Region::Composer => slice(&self.composer),
             Region::Above(None) => slice(&self.above),
-            Region::Above(Some(n)) => {
-                let rows = all[self.above.clone()].iter().map(String::as_str).filter(|r| !r.is_empty());
-                Box::new(rows.rev().take(n).collect::<Vec<_>>().into_iter().rev())
-            }
+            Region::Above(Some(n)) => last(&self.above, n),
             Region::Footer => slice(&self.footer),
             Region::Turn => slice(&self.turn),
             Region::Tail => slice(&self.tail),
-            Region::Bottom => Box::new(all.iter().rev().map(String::as_str).find(|r| !r.is_empty()).into_iter()),
+            Region::Bottom(n) => last(&(0..all.len()), n),
             Region::Screen => slice(&(0..all.len())),
             Region::Title | Region::Line => Box::new(std::iter::empty()),
         }
@@ -423,7 +508,9 @@ impl Compiled {
             Region::Title => c.row.is_match(title),
             region => layout.rows(region, screen).any(|row| c.row.is_match(row)),
         };
-        self.all.iter().all(there) && !self.none.iter().any(there)
+        self.all.iter().all(there)
+            && (self.any.is_empty() || self.any.iter().any(there))
+            && !self.none.iter().any(there)
     }
 
     fn level(&self, screen: &ScreenText) -> Level {
@@ -454,7 +541,8 @@ impl Compiled {
                     continue;
                 };
                 let (mut text, mut full) = (m, row.chars().count() + 1 >= usize::from(screen.cols));
-                for next in rows.by_ref().take_while(|r| !r.is_empty() && !cond.row.is_match(r)) {
+                let goes_on = |r: &&str| r.contains(char::is_alphanumeric) && !cond.row.is_match(r);
+                for next in rows.by_ref().take_while(goes_on) {
                     // A word that fills the row to its edge was cut there; otherwise the break stood for a space.
                     if !full {
                         text.push(' ');
@@ -475,7 +563,7 @@ impl CompiledAsk {
         let first_option = rows.iter().rposition(|r| self.option.is_match(r)).map_or(rows.len(), |last| {
             // Choices stand together: walk up over them and their descriptions.
             let mut first = last;
-            for i in (0..last).rev() {
+            for i in (0..last).rev().take_while(|_| !self.one_row) {
                 if self.option.is_match(&rows[i]) {
                     first = i;
                 } else if rows[i].is_empty() || self.from.is_match(&rows[i]) {
@@ -486,12 +574,15 @@ impl CompiledAsk {
         });
         let from = rows[..first_option].iter().rposition(|r| self.from.is_match(r)).map_or(0, |i| i + 1);
         let ignored = |r: &str| r.is_empty() || self.ignore.as_ref().is_some_and(|re| re.is_match(r));
-        let text: Vec<&str> = rows[from..first_option].iter().map(|r| r.trim()).filter(|r| !ignored(r)).collect();
+        let counts = |r: &'_ String| match &self.row {
+            Some(re) => re.captures(r).and_then(|c| c.name("text").map(|m| m.as_str().trim().to_owned())),
+            None => Some(r.trim().to_owned()),
+        };
+        let text: Vec<String> = rows[from..first_option].iter().filter_map(counts).filter(|r| !ignored(r)).collect();
         let mut options: Vec<String> = Vec::new();
         for row in rows[first_option..].iter() {
-            if let Some(option) = self.option.captures(row).and_then(|c| c.name("option")) {
-                options.push(option.as_str().trim().to_owned());
-            }
+            let choices = self.option.captures_iter(row).filter_map(|c| c.name("option"));
+            options.extend(choices.map(|m| m.as_str().trim().to_owned()));
         }
         options.retain(|o| !self.skip.as_ref().is_some_and(|s| s.is_match(o)));
         let named =
