@@ -86,15 +86,26 @@ pub fn signal(id: ProcId, signal: i32) -> io::Result<bool> {
     }
 }
 
+/// Returns every process there is, as far as we may look.
+pub fn processes() -> Vec<Stat> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    // A process may vanish between the listing and the look: then it is none any more.
+    entries.filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?).ok()).collect()
+}
+
+/// Whether the process was started with `name=value` in its environment; false where we may not look.
+pub fn has_variable(pid: i32, name: &str, value: &str) -> bool {
+    let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let wanted = [name.as_bytes(), b"=", value.as_bytes()].concat();
+    environ.split(|b| *b == 0).any(|entry| entry == wanted)
+}
+
 /// Returns every process that descends from `root`, without `root`; parents come before their children.
 ///
 /// A process that was orphaned is found only if `root` is the subreaper that inherited it.
 pub fn descendants(root: i32) -> Vec<Stat> {
     let mut by_parent: HashMap<i32, Vec<Stat>> = HashMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process may vanish between the listing and the look: then it is no descendant any more.
-        let Ok(stat) = stat(pid) else { continue };
+    for stat in processes() {
         by_parent.entry(stat.parent).or_default().push(stat);
     }
     let mut found = by_parent.remove(&root).unwrap_or_default();

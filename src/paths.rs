@@ -61,6 +61,11 @@ impl StateDir {
         self.root.join("worktrees")
     }
 
+    /// Throwaway checkouts that gates run in: `gates/<task>.<fence>/<name of the working tree>`.
+    pub fn gates(&self) -> PathBuf {
+        self.root.join("gates")
+    }
+
     /// The configuration of our own tmux server.
     pub fn tmux_conf(&self) -> PathBuf {
         self.root.join("tmux.conf")

@@ -11,7 +11,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 
+#[cfg(test)]
 use crate::extract::event::ProcId;
+#[cfg(test)]
 use crate::linux;
 
 /// Patience between TERM and KILL: git removes its lock files on TERM, and that takes milliseconds.
@@ -41,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) merge: bool,
     /// Whatever it leaves in its process group is killed when it ends.
     pub(crate) sweep: bool,
+    /// What it reads; none for nothing.
+    pub(crate) input: Option<std::fs::File>,
 }
 
 /// How a child ended, and what it wrote.
@@ -96,7 +100,7 @@ pub(crate) struct Running {
 }
 
 impl Job {
-    /// Starts it, as leader of its own process group and with nothing to read.
+    /// Starts it, as leader of its own process group.
     pub(crate) fn start(mut self) -> std::io::Result<Running> {
         let (out_read, out_write) = std::io::pipe()?;
         let err_read = if self.merge {
@@ -107,7 +111,8 @@ impl Job {
             self.command.stderr(write);
             Some(read)
         };
-        self.command.stdout(out_write).stdin(Stdio::null()).process_group(0);
+        let input = self.input.take().map_or_else(Stdio::null, Stdio::from);
+        self.command.stdout(out_write).stdin(input).process_group(0);
         let child = self.command.spawn()?;
         // Our copies of the write ends live in the command; without this the pipes never end.
         drop(self.command);
@@ -136,7 +141,8 @@ impl Job {
 
 impl Running {
     /// Who it is, also the id of its process group.
-    pub(crate) fn proc(&self) -> Option<ProcId> {
+    #[cfg(test)]
+    fn proc(&self) -> Option<ProcId> {
         linux::proc_id(self.group.pid.as_raw_nonzero().get()).ok()
     }
 
@@ -287,7 +293,14 @@ mod tests {
     fn sh(line: &str) -> Job {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(line);
-        Job { command, limit: Duration::from_secs(60), keep: Keep::Tail(1 << 20), merge: true, sweep: true }
+        Job {
+            command,
+            limit: Duration::from_secs(60),
+            keep: Keep::Tail(1 << 20),
+            merge: true,
+            sweep: true,
+            input: None,
+        }
     }
 
     #[tokio::test]

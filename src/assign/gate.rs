@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::assign::child::{Job, Keep, Running};
 use crate::assign::env::Env;
-use crate::extract::event::{Body, GateSite, ProcId};
+use crate::extract::event::{Body, GateSite};
 
 /// Most of a gate's output that is kept, from its end: where test runners put their verdict.
 pub const MAX_OUTPUT_BYTES: usize = 64 * 1024;
@@ -31,6 +31,19 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// That of a line which had to pass before the gates could run.
+    pub fn refused(line: &str, how: impl Into<String>, output: &str) -> Self {
+        Self {
+            command: line.to_owned(),
+            passed: false,
+            how: how.into(),
+            code: None,
+            output: output.to_owned(),
+            truncated: false,
+            took: Duration::ZERO,
+        }
+    }
+
     /// The event that records it, and what it ran on.
     pub fn event(&self, on: GateSite) -> Body {
         let duration_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
@@ -59,13 +72,8 @@ impl Gate {
     pub fn start(line: &str, cwd: &Path, env: &Env, limit: Duration) -> Self {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(line).current_dir(cwd).env_clear().envs(env);
-        let job = Job { command, limit, keep: Keep::Tail(MAX_OUTPUT_BYTES), merge: true, sweep: true };
+        let job = Job { command, limit, keep: Keep::Tail(MAX_OUTPUT_BYTES), merge: true, sweep: true, input: None };
         Self { line: line.to_owned(), state: job.start() }
-    }
-
-    /// The shell, also the id of its process group: what a new daemon must end before it runs the gate again.
-    pub fn proc(&self) -> Option<ProcId> {
-        self.state.as_ref().ok().and_then(Running::proc)
     }
 
     /// Waits for its end.
@@ -84,15 +92,7 @@ impl Gate {
                 truncated: end.cut,
                 took: end.took,
             },
-            Err(e) => Outcome {
-                command: self.line,
-                passed: false,
-                how: format!("could not be run: {e}"),
-                code: None,
-                output: String::new(),
-                truncated: false,
-                took: Duration::ZERO,
-            },
+            Err(e) => Outcome::refused(&self.line, format!("could not be run: {e}"), ""),
         }
     }
 }

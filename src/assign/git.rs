@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -217,6 +218,19 @@ pub struct Listed {
     pub prunable: bool,
 }
 
+/// What is special about one call.
+struct Call {
+    config: Vec<(String, String)>,
+    input: Option<File>,
+    most_bytes: usize,
+}
+
+impl Default for Call {
+    fn default() -> Self {
+        Self { config: Vec::new(), input: None, most_bytes: MAX_ANSWER }
+    }
+}
+
 /// How git is called.
 #[derive(Debug, Clone)]
 pub struct Git {
@@ -257,18 +271,38 @@ impl Git {
         self
     }
 
+    /// The same with more in its environment, which says which git folder it works on.
+    #[must_use]
+    pub(crate) fn with_vars(mut self, vars: impl IntoIterator<Item = (&'static str, OsString)>) -> Self {
+        self.env.extend(vars.into_iter().map(|(k, v)| (OsString::from(k), v)));
+        self
+    }
+
     /// Runs `git <args>` in `dir`; failure is an error that carries what git said.
     pub(crate) async fn run<S: AsRef<OsStr>>(&self, dir: &Path, args: &[S]) -> Result<Vec<u8>, GitError> {
         let verb = args[0].as_ref().to_string_lossy().into_owned();
-        let end = self.ask(dir, &[], args).await?;
+        let end = self.ask(dir, Call::default(), args).await?;
+        Self::good(verb, end)
+    }
+
+    /// The same with something to read, and a bound of its own for the answer.
+    pub(crate) async fn run_with<S: AsRef<OsStr>>(
+        &self,
+        dir: &Path,
+        args: &[S],
+        input: Option<File>,
+        most_bytes: usize,
+    ) -> Result<Vec<u8>, GitError> {
+        let verb = args[0].as_ref().to_string_lossy().into_owned();
+        let end = self.ask(dir, Call { input, most_bytes, ..Call::default() }, args).await?;
         Self::good(verb, end)
     }
 
     /// Runs a subcommand that writes files of the working tree: also without the filters that the repository brings.
     pub(crate) async fn run_writing<S: AsRef<OsStr>>(&self, dir: &Path, args: &[S]) -> Result<Vec<u8>, GitError> {
         let verb = args[0].as_ref().to_string_lossy().into_owned();
-        let neutral = self.own_filters(dir).await?;
-        let end = self.ask(dir, &neutral, args).await?;
+        let config = self.own_filters(dir).await?;
+        let end = self.ask(dir, Call { config, ..Call::default() }, args).await?;
         Self::good(verb, end)
     }
 
@@ -284,12 +318,7 @@ impl Git {
     }
 
     /// Runs it and gives back how it ended, whatever that was.
-    async fn ask<S: AsRef<OsStr>>(
-        &self,
-        dir: &Path,
-        config: &[(String, String)],
-        args: &[S],
-    ) -> Result<Ended, GitError> {
+    async fn ask<S: AsRef<OsStr>>(&self, dir: &Path, call: Call, args: &[S]) -> Result<Ended, GitError> {
         let mut command = Command::new("git");
         command.arg("--no-pager").current_dir(dir).env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
         let safe = [
@@ -305,14 +334,18 @@ impl Git {
             "maintenance.auto=false",
         ];
         // By environment rather than by `-c`: a name may hold any character.
-        let settings: Vec<_> =
-            safe.iter().map(|s| s.split_once('=').expect("written above")).chain(config.iter().map(pair)).collect();
+        let settings: Vec<_> = safe
+            .iter()
+            .map(|s| s.split_once('=').expect("written above"))
+            .chain(call.config.iter().map(pair))
+            .collect();
         command.env("GIT_CONFIG_COUNT", settings.len().to_string());
         for (n, (key, value)) in settings.iter().enumerate() {
             command.env(format!("GIT_CONFIG_KEY_{n}"), key).env(format!("GIT_CONFIG_VALUE_{n}"), value);
         }
         command.args(args);
-        let job = Job { command, limit: self.limit, keep: Keep::Head(MAX_ANSWER), merge: false, sweep: true };
+        let keep = Keep::Head(call.most_bytes);
+        let job = Job { command, limit: self.limit, keep, merge: false, sweep: true, input: call.input };
         let end = job.run().await.map_err(GitError::Start)?;
         if end.timed_out {
             let verb = args[0].as_ref().to_string_lossy().into_owned();
@@ -329,7 +362,8 @@ impl Git {
 
     /// What `dir` is to git.
     pub async fn place(&self, dir: &Path) -> Result<Place, GitError> {
-        let end = self.ask(dir, &[], &["rev-parse", "--is-bare-repository", "--is-inside-work-tree"]).await?;
+        let end =
+            self.ask(dir, Call::default(), &["rev-parse", "--is-bare-repository", "--is-inside-work-tree"]).await?;
         if !end.ok() && String::from_utf8_lossy(&end.err).contains("not a git repository") {
             return Ok(Place::None);
         }
@@ -365,7 +399,7 @@ impl Git {
 
     /// What HEAD of `dir` is.
     pub async fn head(&self, dir: &Path) -> Result<Head, GitError> {
-        let end = self.ask(dir, &[], &["symbolic-ref", "--quiet", "HEAD"]).await?;
+        let end = self.ask(dir, Call::default(), &["symbolic-ref", "--quiet", "HEAD"]).await?;
         let name = match end.code {
             Some(1) => None,
             _ => {
@@ -386,7 +420,7 @@ impl Git {
     pub async fn sha(&self, dir: &Path, revision: &str) -> Result<Option<String>, GitError> {
         let commit = format!("{revision}^{{commit}}");
         let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &commit];
-        let end = self.ask(dir, &[], &args).await?;
+        let end = self.ask(dir, Call::default(), &args).await?;
         if end.code == Some(1) {
             return Ok(None);
         }

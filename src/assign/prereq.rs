@@ -76,6 +76,7 @@ pub async fn run(lines: &[String], cwd: &Path, mut env: Env, limit: Duration) ->
             keep: Keep::Head(2 * env::MAX_TOTAL_BYTES),
             merge: false,
             sweep: false,
+            input: None,
         };
         let end = job.run().await.map_err(|source| PrereqError::Start { line: line.clone(), source })?;
         if !end.ok() {

@@ -6,25 +6,20 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::assign::child::{Job, Keep};
 use crate::assign::env::Env;
 use crate::assign::git::{Branch, Facts, Git, GitError, Listed, Place};
-use crate::assign::provision;
+use crate::assign::setup;
 use crate::config::{Config, ConfigError};
 use crate::ids::TaskId;
 use crate::queue::task::TreeRule;
 
 /// How long somebody else's lock file is waited for (F59).
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Most of a set-up line's output that is kept, from its end.
-const MAX_OUTPUT_BYTES: usize = 16 * 1024;
 
 /// What a task wants of its working tree.
 #[derive(Debug, Clone)]
@@ -315,7 +310,9 @@ impl Trees {
             Mark::Added.write(&mark_file)?;
         }
         if !whole || mark != Some(Mark::Ready) {
-            self.set_up(facts, &path, env, limit).await?;
+            // The rules of the checkout the submitter chose, never those of a branch that an agent may have written.
+            let rules = Config::project(&facts.top)?;
+            setup::make_ready(&facts.top, &path, &rules, env, limit).await?;
             Mark::Ready.write(&mark_file)?;
         }
         let tree = ours(&path, facts, branch);
@@ -457,28 +454,6 @@ impl Trees {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 other => return other,
-            }
-        }
-    }
-
-    async fn set_up(&self, facts: &Facts, path: &Path, env: &Env, limit: Duration) -> Result<(), TreeError> {
-        // The rules of the checkout the submitter chose, never those of a branch that an agent may have written.
-        let rules = Config::project(&facts.top)?;
-        let failed = |why| TreeError::Provision { path: path.to_owned(), why };
-        provision::copy(&facts.top, path, &rules.copy).map_err(|e| failed(e.to_string()))?;
-        provision::link(&facts.top, path, &rules.link).map_err(|e| failed(e.to_string()))?;
-        if rules.setup.is_empty() {
-            return Ok(());
-        }
-        let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(&rules.setup).current_dir(path).env_clear().envs(env).env("PWD", path);
-        let job = Job { command, limit, keep: Keep::Tail(MAX_OUTPUT_BYTES), merge: true, sweep: true };
-        let line = || rules.setup.clone();
-        match job.run().await {
-            Ok(end) if end.ok() => Ok(()),
-            Ok(end) => Err(TreeError::Setup { line: line(), how: end.how(), output: end.text() }),
-            Err(e) => {
-                Err(TreeError::Setup { line: line(), how: format!("could not be run: {e}"), output: String::new() })
             }
         }
     }

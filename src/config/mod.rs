@@ -36,6 +36,8 @@ pub struct Config {
     pub retention: Retention,
     /// How a new working tree is made ready.
     pub worktree: WorktreeRules,
+    /// How tasks are checked.
+    pub gate: Gate,
     /// By pack id: how that agent is started here.
     pub agents: BTreeMap<String, Agent>,
     /// The tmux server of ours.
@@ -155,6 +157,79 @@ pub struct WorktreeRules {
     pub setup: String,
 }
 
+/// `[gate]`: how the gates of tasks run. Read when a task is submitted, and pinned in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gate {
+    /// On a fresh checkout of what the agent left, rather than where it worked.
+    pub fresh: bool,
+    /// Patterns of files that a fresh checkout has as they were before the agent began.
+    pub protect: Vec<String>,
+    /// Patterns of files that a gate obviously rests on: changes of theirs are told with its verdict.
+    pub watch: Vec<String>,
+    /// What follows where such files were changed and the gate passed.
+    pub on_edit: OnEdit,
+}
+
+/// What follows from a passed gate whose own files were changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnEdit {
+    /// The task is completed, and says so.
+    #[default]
+    Flag,
+    /// A human decides.
+    Review,
+}
+
+/// Tests, what runs them, and what tells git which files there are. Of `package.json` only its scripts count.
+const WATCHED: &[&str] = &[
+    "**/test/**",
+    "**/tests/**",
+    "**/__tests__/**",
+    "**/spec/**",
+    "test_*",
+    "*_test.*",
+    "*.test.*",
+    "*.spec.*",
+    "*_spec.*",
+    "conftest.py",
+    "Makefile",
+    "GNUmakefile",
+    "makefile",
+    "*.mk",
+    "justfile",
+    ".justfile",
+    "package.json",
+    "pyproject.toml",
+    "tox.ini",
+    "pytest.ini",
+    "setup.cfg",
+    "jest.config.*",
+    "vitest.config.*",
+    "Cargo.toml",
+    "build.rs",
+    ".cargo/**",
+    ".config/nextest.toml",
+    ".github/**",
+    ".gitlab-ci.yml",
+    ".ci/**",
+    ".husky/**",
+    ".githooks/**",
+    ".pre-commit-config.yaml",
+    ".gitattributes",
+    ".gitignore",
+    ".gitmodules",
+    ".orchwrap.toml",
+];
+
+impl Default for Gate {
+    fn default() -> Self {
+        let watch = WATCHED.iter().map(ToString::to_string).collect();
+        Self { fresh: true, protect: Vec::new(), watch, on_edit: OnEdit::Flag }
+    }
+}
+
 /// `[agents.<id>]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -183,7 +258,7 @@ impl Default for Tmux {
 
 /// Sections that a project's file may hold. Not `[notify]` or `[agents]`: who clones a repository does not want its
 /// authors to choose programs for the daemon (T16).
-const PROJECT_SECTIONS: &[&str] = &["worktree"];
+const PROJECT_SECTIONS: &[&str] = &["worktree", "gate"];
 
 impl Config {
     /// Reads `config.toml` of `dirs` (none is fine) and `vars` of the form `ORCHWRAP_<SECTION>_<KEY>`.
@@ -199,6 +274,18 @@ impl Config {
         let file = root.join(PROJECT_FILE);
         let config: Self = check::decode(check::read(&file, Some(PROJECT_SECTIONS))?).map_err(|e| e.within(&file))?;
         Ok(config.worktree)
+    }
+
+    /// This configuration's `[gate]` under what the project in `root` says about it, on the same terms.
+    pub fn gate_of(&self, root: &Path) -> Result<Gate, ConfigError> {
+        let file = root.join(PROJECT_FILE);
+        let mut theirs = check::read(&file, Some(PROJECT_SECTIONS))?;
+        let mut ours = toml::Table::try_from(&self.gate).expect("lists and words");
+        if let Some(toml::Value::Table(gate)) = theirs.remove("gate") {
+            ours.extend(gate);
+        }
+        let whole = toml::Table::from_iter([("gate".to_owned(), toml::Value::Table(ours))]);
+        Ok(check::decode(whole).map_err(|e| e.within(&file))?.gate)
     }
 }
 
@@ -258,10 +345,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(PROJECT_FILE), "[worktree]\nsetup = \"npm ci\"\n").unwrap();
         assert_eq!(Config::project(dir.path()).unwrap().setup, "npm ci");
+        std::fs::write(dir.path().join(PROJECT_FILE), "[gate]\nprotect = [\"tests/**\"]\n").unwrap();
+        let config = Config { gate: Gate { fresh: false, ..Gate::default() }, ..Config::default() };
+        let gate = config.gate_of(dir.path()).unwrap();
+        assert_eq!((gate.fresh, gate.protect.as_slice()), (false, &["tests/**".to_owned()][..]));
         std::fs::write(dir.path().join(PROJECT_FILE), "[notify]\ncommand = [\"evil\"]\n").unwrap();
         let e = Config::project(dir.path()).unwrap_err().to_string();
         assert!(
-            e.ends_with(".orchwrap.toml:1: `notify` belongs into config.toml; a project file may hold worktree"),
+            e.ends_with(".orchwrap.toml:1: `notify` belongs into config.toml; a project file may hold worktree, gate"),
             "{e}"
         );
     }

@@ -187,6 +187,7 @@ impl Daemon {
                 tracing::warn!(run = %run.id(), "the journal of a dead run is not read yet");
             }
         }
+        tokio::spawn(attempt::sweep(self.clone()));
         if let Err(e) = dispatch::resume(&self).await {
             // Never half-alive (F18): the next daemon tries again.
             tracing::error!(error = %e, "the daemon cannot take up what the last one left, and ends");

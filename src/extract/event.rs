@@ -369,12 +369,22 @@ pub struct GateSite {
     /// The commit that the agent began with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
+    /// Hash of the gate lines and their rules, as submitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin: Option<String>,
     /// Files that came from the base instead, as patterns.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub protected: Vec<String>,
     /// Files that the gate obviously rests on and the agent changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gate_edited: Vec<String>,
+}
+
+impl GateSite {
+    /// [`Self::ran`] on a throwaway checkout.
+    pub const FRESH: &str = "fresh checkout";
+    /// [`Self::ran`] where the agent worked.
+    pub const IN_PLACE: &str = "in place";
 }
 
 /// What became of a prompt.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
+use crate::config::{Gate, WorktreeRules};
 use crate::ids::{Name, RunId, TaskId};
 
 /// State of a task. `asking`: the agent asks; `review`: we are not sure, a human decides.
@@ -160,6 +162,36 @@ impl Default for Timeouts {
     }
 }
 
+/// How a task's gates run, pinned when it was submitted: the file that says so is within an agent's reach (T4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GateRules {
+    /// `[gate]`.
+    #[serde(flatten)]
+    pub gate: Gate,
+    /// What a fresh checkout is made ready with.
+    pub worktree: WorktreeRules,
+    /// Hash (hex sha256) of the gate lines and of these rules.
+    pub pin: String,
+}
+
+impl GateRules {
+    /// The rules for these lines.
+    pub fn pinned(gate: Gate, worktree: WorktreeRules, lines: &[String]) -> Self {
+        let pin = Self::hash(&gate, &worktree, lines);
+        Self { gate, worktree, pin }
+    }
+
+    /// Whether lines and rules are those that were submitted.
+    pub fn hold(&self, lines: &[String]) -> bool {
+        self.pin == Self::hash(&self.gate, &self.worktree, lines)
+    }
+
+    fn hash(gate: &Gate, worktree: &WorktreeRules, lines: &[String]) -> String {
+        let text = serde_json::to_vec(&(lines, gate, worktree)).expect("words, lists and paths that were UTF-8");
+        Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
 fn default_attempts() -> u32 {
     3
 }
@@ -196,6 +228,12 @@ pub struct TaskSpec {
     /// Shell lines that must pass before the task is completed.
     #[serde(default)]
     pub gates: Vec<String>,
+    /// The gates run where the agent worked, not on a fresh checkout (`--gate-in-place`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gate_in_place: bool,
+    /// How they run; set at submission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_rules: Option<GateRules>,
     /// Wanted agent (pack id).
     #[serde(default)]
     pub agent: Option<String>,

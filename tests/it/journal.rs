@@ -155,6 +155,7 @@ fn samples() -> Vec<Body> {
         because: Some("b".into()),
         tree: Some("t".into()),
         base: Some("b".into()),
+        pin: Some("p".into()),
         protected: vec!["p".into()],
         gate_edited: vec!["e".into()],
     };

@@ -58,6 +58,9 @@ pub(super) struct AddArgs {
     /// A shell line that must pass before the task is completed; may be repeated
     #[arg(long, value_name = "LINE")]
     gate: Vec<String>,
+    /// Run the gates where the agent worked, not on a fresh checkout
+    #[arg(long, requires = "gate")]
+    gate_in_place: bool,
     /// Agent that should do it
     #[arg(long)]
     agent: Option<String>,
@@ -222,6 +225,8 @@ fn spec(args: &AddArgs, config: &Config, cwd: PathBuf) -> anyhow::Result<TaskSpe
         env: args.env.iter().cloned().collect::<BTreeMap<_, _>>(),
         prereqs: args.prereq.clone(),
         gates: args.gate.clone(),
+        gate_in_place: args.gate_in_place,
+        gate_rules: None,
         agent: args.agent.clone(),
         pool: args.pool.clone(),
         session: args.session.clone(),

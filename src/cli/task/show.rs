@@ -6,7 +6,7 @@ use crate::assign::score::Score;
 use crate::cli::text;
 use crate::clock::Timestamp;
 use crate::daemon::service::{TaskView, Why, state_word};
-use crate::extract::event::{Body, Event};
+use crate::extract::event::{Body, Event, GateSite};
 use crate::queue::task::Task;
 
 /// The rows of `task ls`.
@@ -93,7 +93,7 @@ pub(super) fn view(view: &TaskView, now: Timestamp) -> String {
                 Some(false) => "failed",
                 None => "not finished",
             };
-            field(&mut out, "", &format!("gate {verdict}: {}", gate.command));
+            field(&mut out, "", &format!("gate {verdict}{}: {}", ran(&gate.on), gate.command));
         }
     }
     if !evidence.is_empty() {
@@ -101,6 +101,20 @@ pub(super) fn view(view: &TaskView, now: Timestamp) -> String {
         evidence.iter().for_each(|e| out.push_str(&event(e)));
     }
     out
+}
+
+/// Where a gate ran, for people: ` on a fresh checkout of tree 1234567`.
+fn ran(on: &GateSite) -> String {
+    let tree = on.tree.as_ref().map_or(String::new(), |t| format!(" of tree {}", t.get(..10).unwrap_or(t)));
+    let kept = match on.protected.as_slice() {
+        [] => String::new(),
+        kept => format!(", {} as it was before", kept.join(", ")),
+    };
+    match (on.ran.as_str(), &on.because) {
+        (GateSite::FRESH, _) => format!(" on a fresh checkout{tree}{kept}"),
+        (GateSite::IN_PLACE, Some(why)) => format!(" in place ({why})"),
+        _ => String::new(),
+    }
 }
 
 /// What `task why` prints.

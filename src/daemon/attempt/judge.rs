@@ -37,6 +37,8 @@ pub(crate) enum Next {
     Verify,
     /// It is completed.
     Complete(Proof),
+    /// It is completed by its gate, and there is something to tell with that.
+    Flag { reason: String, detail: String },
     /// A human decides.
     Review { reason: String, detail: String },
     /// Another attempt, if one is left; the last one ends `failed` with the same reason (F69).

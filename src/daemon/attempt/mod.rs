@@ -10,6 +10,7 @@ mod planted;
 mod prepare;
 mod resume;
 mod send;
+mod site;
 mod turn;
 mod verifying;
 mod watch;
@@ -28,7 +29,7 @@ use crate::extract::pattern::Pack;
 use crate::ids::{AttemptKey, Name};
 use crate::queue::retry;
 use crate::queue::store::{Attempt, Change, Claimed, StoreError};
-use crate::queue::task::{Task, TaskState};
+use crate::queue::task::{Proof, Task, TaskState};
 
 /// Patience with an agent that was interrupted before it is ended.
 const INTERRUPT_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ const STORE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Panics of one attempt's driver until a human is asked.
 const PANICS: u32 = 3;
+
+pub(super) use site::sweep;
 
 /// Why the work on an attempt stopped where it was.
 enum Halt {
@@ -249,8 +252,12 @@ impl Driver {
         let next = planted::mistake(next, &self.daemon.state);
         match next {
             Next::Complete(proof) => {
-                let detail = (proof == crate::queue::task::Proof::Report).then(|| "not checked: no gate".to_owned());
+                let detail = (proof == Proof::Report).then(|| "not checked: no gate".to_owned());
                 let change = Change { proof: Some(proof), detail, ..Change::default() };
+                self.to(TaskState::Completed, result.with(change)).await
+            }
+            Next::Flag { reason, detail } => {
+                let change = Change { proof: Some(Proof::Gate), ..Change::because(reason, detail) };
                 self.to(TaskState::Completed, result.with(change)).await
             }
             Next::Review { reason, detail } => {

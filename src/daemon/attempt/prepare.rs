@@ -106,6 +106,9 @@ impl Driver {
         if !self.daemon.store.update_attempt(self.key, change).await? {
             return Err(Halt::Fenced);
         }
+        if !spec.gates.is_empty() {
+            self.note_base(&tree.cwd).await?;
+        }
         if !spec.prereqs.is_empty() {
             self.step("prereqs", json!({ "lines": spec.prereqs })).await?;
         }

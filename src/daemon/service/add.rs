@@ -7,12 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::{bad, refuse};
 use crate::assign::deliver;
 use crate::assign::env::{self, Origin};
-use crate::assign::git::{Branch, Place};
+use crate::assign::gate_files;
+use crate::assign::git::{Branch, Facts, Place};
+use crate::assign::setup;
+use crate::config::Config;
 use crate::ctl::Refusal;
 use crate::daemon::Daemon;
 use crate::daemon::rpc::Submission;
 use crate::ids::TaskId;
-use crate::queue::task::{PromptKind, TaskSpec, TaskState, TreeRule};
+use crate::queue::task::{GateRules, PromptKind, TaskSpec, TaskState, TreeRule};
 
 /// Longest prompt, in bytes (F35).
 const MAX_PROMPT_BYTES: usize = 1024 * 1024;
@@ -78,7 +81,8 @@ impl Daemon {
         let mut notes = Vec::new();
         check_prompt(&mut spec, &mut notes)?;
         check_folder(&spec.cwd)?;
-        self.check_branch(&mut spec, branch_here, &mut notes).await?;
+        let facts = self.check_branch(&mut spec, branch_here, &mut notes).await?;
+        self.pin_gates(&mut spec, facts.as_ref(), &mut notes).await?;
         let origin = if typed { Origin::Local } else { Origin::Foreign };
         for name in env::check(&spec.env, origin).map_err(|e| refuse(e.reason(), e))? {
             notes.push(format!("{name} decides what programs load or run; it is passed on as you typed it"));
@@ -93,8 +97,42 @@ impl Daemon {
         Ok((spec, notes))
     }
 
+    /// Pins how the gates run, and says what a fresh checkout will lack.
+    async fn pin_gates(
+        &self,
+        spec: &mut TaskSpec,
+        facts: Option<&Facts>,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Refusal> {
+        spec.gate_rules = None;
+        if spec.gates.is_empty() {
+            return Ok(());
+        }
+        let root = facts.map_or(&spec.cwd, |f| &f.top);
+        let worktree = Config::project(root).map_err(bad)?;
+        let mut gate = self.config().gate_of(root).map_err(bad)?;
+        gate.fresh &= !spec.gate_in_place;
+        if let Some(facts) = facts.filter(|_| gate.fresh && worktree.setup.is_empty()) {
+            let lacks = setup::missing(&self.git, &facts.top, &worktree).await;
+            if !lacks.is_empty() {
+                notes.push(format!(
+                    "the gate runs on a fresh checkout, without what git ignores ({}): name what it needs under \
+                     [worktree] in .orchwrap.toml, or say --gate-in-place",
+                    gate_files::summary(&lacks)
+                ));
+            }
+        }
+        spec.gate_rules = Some(GateRules::pinned(gate, worktree, &spec.gates));
+        Ok(())
+    }
+
     /// Pins the branch and what a missing one is made from.
-    async fn check_branch(&self, spec: &mut TaskSpec, here: bool, notes: &mut Vec<String>) -> Result<(), Refusal> {
+    async fn check_branch(
+        &self,
+        spec: &mut TaskSpec,
+        here: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Facts>, Refusal> {
         let wanted = spec.branch.as_deref().map(str::parse::<Branch>).transpose().map_err(bad)?;
         let place = self.git.place(&spec.cwd).await;
         let facts = match (place, &wanted) {
@@ -114,7 +152,7 @@ impl Daemon {
                 if spec.base.is_some() || matches!(spec.tree, TreeRule::Isolate | TreeRule::InPlace) {
                     return Err(bad(format!("{} is in no working tree of git", spec.cwd.display())));
                 }
-                return Ok(());
+                return Ok(None);
             }
         };
         if wanted.is_none() && here {
@@ -133,7 +171,7 @@ impl Daemon {
             },
             None => facts.head.sha().map(str::to_owned),
         };
-        Ok(())
+        Ok(Some(facts))
     }
 
     /// Checks whom the task is for. A pool or session that is not there yet may come; an agent nobody knows does not.
