@@ -91,6 +91,17 @@ pub struct ReportRequest {
     pub adapter: String,
     /// What the agent wrote to the hook, verbatim.
     pub payload: serde_json::Value,
+    /// Which report it is: handed in again it does not count again.
+    pub stamp: Stamp,
+}
+
+/// Names one report of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// When the hook was called, in microseconds since the machine started.
+    pub at_us: u64,
+    /// Random, for those of one moment.
+    pub nonce: u64,
 }
 
 /// What a run is doing.

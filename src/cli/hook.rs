@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::ctl::{MAX_REQUEST_BYTES, ReportRequest};
+use crate::clock;
+use crate::ctl::{MAX_REQUEST_BYTES, ReportRequest, Stamp};
 use crate::paths::RunDir;
 use crate::pty::client::Ctl;
 
@@ -33,6 +34,7 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
 }
 
 fn report(args: &[OsString]) -> Option<()> {
+    let called = clock::since_boot();
     let (adapter, dir) = (args.first()?.to_str()?, RunDir::at(PathBuf::from(args.get(1)?)));
     let payload = match args.get(2) {
         Some(payload) => payload.to_str()?.to_owned(),
@@ -45,5 +47,8 @@ fn report(args: &[OsString]) -> Option<()> {
     };
     let payload = serde_json::from_str(&payload).ok()?;
     let token = std::fs::read_to_string(dir.token()).ok()?;
-    Ctl::connect(&dir).ok()?.report(ReportRequest { token, adapter: adapter.to_owned(), payload }).ok()
+    let mut nonce = [0; 8];
+    getrandom::fill(&mut nonce).ok()?;
+    let stamp = Stamp { at_us: u64::try_from(called.as_micros()).ok()?, nonce: u64::from_le_bytes(nonce) };
+    Ctl::connect(&dir).ok()?.report(ReportRequest { token, adapter: adapter.to_owned(), payload, stamp }).ok()
 }

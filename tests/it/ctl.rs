@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use orchwrap::ctl::ReportRequest;
-use orchwrap::extract::event::SessionState;
+use orchwrap::ctl::{ReportRequest, Stamp};
+use orchwrap::extract::event::{Body, SessionState};
 use orchwrap::paths::{RunDir, StateDir};
 use orchwrap::pty::client::CtlError;
 use serde_json::json;
@@ -38,14 +38,63 @@ fn the_screen_and_its_size_are_told() {
 fn t03_a_report_counts_with_the_token_of_its_run_only() {
     let run = Plan::of("claude", &["sh", "-c", "exec cat"]).start();
     let payload = json!({"hook_event_name": "SessionStart", "session_id": "abc", "source": "startup"});
-    let forged = ReportRequest { token: "0".repeat(64), adapter: "claude-hooks/1".into(), payload: payload.clone() };
-    let error = run.ctl().report(forged).unwrap_err();
-    assert!(matches!(&error, CtlError::Refused(r) if r.code == "bad_token"), "{error}");
+    // Another run's token is no better than none.
+    let other = Plan::of("claude", &["sh", "-c", "exec cat"]).start();
+    for token in ["0".repeat(64), std::fs::read_to_string(other.dir.token()).unwrap(), String::new()] {
+        let error = run.ctl().report(report(&token, 1, &payload)).unwrap_err();
+        assert!(matches!(&error, CtlError::Refused(r) if r.code == "bad_token"), "{error}");
+    }
+    other.stop();
     assert_ne!(run.ctl().state().unwrap().conversation.as_deref(), Some("abc"));
     let out = hook(&run.dir, &payload.to_string());
     assert!(out.status.success() && out.stdout.is_empty() && out.stderr.is_empty(), "{out:?}");
     run.until("the conversation is known", |s| s.conversation.as_deref() == Some("abc"));
     run.stop();
+}
+
+fn report(token: &str, nonce: u64, payload: &serde_json::Value) -> ReportRequest {
+    let stamp = Stamp { at_us: 1, nonce };
+    ReportRequest { token: token.into(), adapter: "claude-hooks/1".into(), payload: payload.clone(), stamp }
+}
+
+#[test]
+fn t03_a_captured_report_that_is_handed_in_again_ends_no_turn() {
+    let run = Plan::of("claude", &["sh", "-c", "exec cat"]).start();
+    let token = std::fs::read_to_string(run.dir.token()).unwrap();
+    let say = |event: &str, turn: u64| {
+        json!({"hook_event_name": event, "session_id": "abc", "prompt_id": turn.to_string(), "prompt": "p",
+            "last_assistant_message": format!("answer {turn}")})
+    };
+    let mut told = 0;
+    let mut tell = |payload: &serde_json::Value| {
+        told += 1;
+        run.ctl().report(report(&token, told, payload)).unwrap();
+        told
+    };
+    tell(&say("UserPromptSubmit", 1));
+    let stop = tell(&say("Stop", 1));
+    tell(&say("UserPromptSubmit", 2));
+    // The very message, and the payload alone by a new one, as the hook itself would make it.
+    let error = run.ctl().report(report(&token, stop, &say("Stop", 1))).unwrap_err();
+    assert!(matches!(&error, CtlError::Refused(r) if r.code == "replayed"), "{error}");
+    assert!(hook(&run.dir, &say("Stop", 1).to_string()).status.success());
+    tell(&say("Stop", 1));
+    run.until("the second turn goes on", |s| s.state == SessionState::Working);
+    tell(&say("Stop", 2));
+    run.until_event("turn.completed");
+    let events = run.stop();
+    let answers: Vec<_> = events
+        .iter()
+        .filter_map(|e| match &e.body {
+            Body::TurnCompleted { answer, .. } => answer.clone(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(answers, ["answer 1", "answer 2"]);
+    assert_eq!(
+        events.iter().filter(|e| matches!(&e.body, Body::Note { code, .. } if code == "replayed_report")).count(),
+        1
+    );
 }
 
 fn hook(dir: &RunDir, payload: &str) -> std::process::Output {

@@ -9,7 +9,7 @@ use crate::extract::event::Body;
 use crate::extract::signal::{Claim, Signal};
 
 /// Turns whose end is remembered: a late report of an older one is not expected, and would be taken for a new one.
-const ENDED: usize = 32;
+const ENDED: usize = 1024;
 
 /// Tool calls under way that are remembered by id. Agents run a handful at a time.
 const TOOLS: usize = 256;
@@ -65,6 +65,12 @@ impl Reports {
         }
         let foreign = matches!((&report.thread, &self.conversation), (Some(t), Some(c)) if t != c);
         if foreign && !asks {
+            return None;
+        }
+        // Who named the turn at its beginning names it at its end; this is no end of it (T3).
+        let ends = matches!(report.claim, Claim::TurnDone { .. } | Claim::TurnFailed { .. } | Claim::Interrupted);
+        let named_by_it = self.open.is_some() && self.prompts.iter().any(|(by, _)| by == adapter);
+        if ends && report.turn.is_none() && named_by_it {
             return None;
         }
         let known_over = report.turn.as_ref().is_some_and(|t| self.ended.contains(t));
@@ -207,6 +213,29 @@ mod tests {
         assert_eq!(all(&mut r, "codex-rollout/1", late), [""; 0]);
         let failed = json!({ "type": "event_msg", "payload": { "type": "task_complete", "turn_id": "b", "error": { "message": "boom" } } });
         assert_eq!(all(&mut r, "codex-rollout/1", failed).len(), 1);
+    }
+
+    #[test]
+    fn t03_a_replayed_end_ends_no_other_turn() {
+        let mut r = Reports::new();
+        let prompt = |turn: &str| hook("UserPromptSubmit", turn, json!({ "prompt": turn }));
+        let stop = |turn: &str| hook("Stop", turn, json!({ "last_assistant_message": turn }));
+        let old = stop("t0");
+        for n in 0..500 {
+            all(&mut r, "claude-hooks/1", prompt(&format!("t{n}")));
+            all(&mut r, "claude-hooks/1", stop(&format!("t{n}")));
+        }
+        assert_eq!(all(&mut r, "claude-hooks/1", old.clone()), [""; 0], "between turns");
+        all(&mut r, "claude-hooks/1", prompt("now"));
+        assert_eq!(all(&mut r, "claude-hooks/1", old), [""; 0], "within one");
+        let nameless = json!({ "hook_event_name": "Stop", "session_id": "s", "last_assistant_message": "x" });
+        assert_eq!(all(&mut r, "claude-hooks/1", nameless), [""; 0]);
+        assert_eq!(all(&mut r, "claude-hooks/1", stop("now")).len(), 1);
+        // An agent that names no turns is believed.
+        let mut r = Reports::new();
+        let bare = |event: &str| json!({ "hook_event_name": event, "session_id": "s", "prompt": "p" });
+        all(&mut r, "claude-hooks/1", bare("UserPromptSubmit"));
+        assert_eq!(all(&mut r, "claude-hooks/1", bare("Stop")).len(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! owns all of these alone, so nothing here is locked; and it sleeps until something happens or is due.
 
 mod answering;
+mod replay;
 mod requests;
 mod sending;
 
@@ -34,6 +35,7 @@ use crate::pty::record::{Missing, Recorder};
 use crate::pty::{Cause, Ended, Feed, FeedReceiver, IoHandle, Next, Started, Stream};
 use crate::run::{RunSpec, Seat};
 use answering::Answering;
+use replay::Taken;
 use sending::Flight;
 
 /// Chunks taken in a row before requests and timers get their turn.
@@ -150,6 +152,8 @@ struct Observer {
     /// For whoever is to reach the Observer later.
     reach: Sender<Incoming>,
     follower: Option<(PathBuf, Follower)>,
+    /// The reports that hooks handed in.
+    reports: Taken,
     /// Rest of a line of structured output.
     report_line: Vec<u8>,
     /// The time of the last thing that happened; never goes back.
@@ -207,6 +211,7 @@ impl Observer {
             incoming,
             reach,
             follower: None,
+            reports: Taken::default(),
             report_line: Vec::new(),
             now: Duration::ZERO,
             attempt_over: false,

@@ -63,6 +63,10 @@ impl Observer {
         if !same(report.token.trim_end().as_bytes(), self.ctx.token.as_bytes()) {
             return answer.refuse("bad_token", "the report does not carry the token of this run");
         }
+        if !self.reports.take(report.stamp) {
+            self.note("replayed_report", format!("a report of {} came again and was not taken", report.adapter));
+            return answer.refuse("replayed", "the report was taken already");
+        }
         match self.extractor.report(&report.adapter, &report.payload, self.now) {
             Ok(()) => answer.ok(&Done {}),
             Err(e) => {
