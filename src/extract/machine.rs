@@ -30,7 +30,8 @@ const SETTLE_WAIT: Duration = Duration::from_millis(80);
 const ASK_WAIT: Duration = Duration::from_millis(800);
 /// The same for one of which nothing is known but that it waits: its menu may be held back while somebody types.
 const MENU_WAIT: Duration = Duration::from_secs(3);
-/// A start of work that no prompt explains must last this long: agents blip at start-up (10-50 ms were seen).
+/// A start of work that no prompt explains, and the first one of a run, must last this long: agents blip at start-up
+/// (10-50 ms were seen, on a busy machine after the first prompt was already submitted).
 const BLIP: Duration = Duration::from_millis(150);
 /// How long a menu must stand against a status report that says the agent works.
 const MENU_STANDS: Duration = Duration::from_secs(1);
@@ -475,7 +476,9 @@ impl Machine {
         if self.state == SessionState::Exited {
             return;
         }
-        self.start = None;
+        if let Some(s) = self.start.take().filter(|_| self.has_submitted(now)) {
+            self.begin(s.source, s.rule, s.span, s.at, now, eyes);
+        }
         if self.ending.is_some() {
             self.conclude(now, eyes);
         }
@@ -494,6 +497,11 @@ impl Machine {
 
     // --- turns
 
+    /// A prompt, ours or a human's, waits for the turn that it starts.
+    fn has_submitted(&self, now: Duration) -> bool {
+        self.submitted || self.ours.as_ref().is_some_and(|o| now < o.at + PROMPT_WINDOW)
+    }
+
     /// Something says that work is under way.
     fn work(&mut self, source: Source, rule: String, span: Option<Span>, now: Duration, eyes: &dyn Eyes) {
         if self.ending.is_some() {
@@ -503,9 +511,9 @@ impl Machine {
         if self.turn.is_some() || self.start.is_some() {
             return;
         }
-        let explained =
-            source.is_report() || self.submitted || self.ours.as_ref().is_some_and(|o| now < o.at + PROMPT_WINDOW);
-        if explained {
+        // A blip of the start-up may come as late as the first prompt and is not its answer.
+        let proved = source != Source::Osc || self.turns > 0;
+        if source.is_report() || (proved && self.has_submitted(now)) {
             self.begin(source, rule, span, now, now, eyes);
         } else {
             self.start = Some(Start { source, rule, span, at: now, due: now + BLIP });

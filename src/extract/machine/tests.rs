@@ -113,6 +113,20 @@ fn a_blip_at_startup_is_no_turn() {
 }
 
 #[test]
+fn a_late_blip_of_the_startup_is_not_the_first_prompts_turn() {
+    for reports in [true, false] {
+        let mut rig = ready(reports);
+        rig.enter().osc(Claim::Working).wait(7).osc(Claim::Idle).wait(110);
+        assert!(rig.story().is_empty());
+        if reports {
+            rig.hook(taken("do it"));
+        }
+        rig.osc(Claim::Working).wait(600).osc(done()).wait(1000);
+        assert_eq!(rig.story(), ["prompt.accepted", "turn.started", "turn.completed"]);
+    }
+}
+
+#[test]
 fn work_that_lasts_is_a_turn_even_if_nobody_typed() {
     let mut rig = ready(false);
     rig.osc(Claim::Working).wait(400).osc(done()).wait(1000);
