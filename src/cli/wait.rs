@@ -65,11 +65,13 @@ pub(super) fn main(args: WaitArgs) -> anyhow::Result<ExitCode> {
         if args.json {
             ask::print_json(task)?;
         } else {
-            let proof = task.proof.map_or(String::new(), |p| format!(" ({})", super::task::proof_word(p)));
+            let proof = task.proof.map_or(String::new(), |p| format!(" ({})", text::proof(p)));
             let why = task
                 .detail
                 .as_ref()
                 .or(task.reason.as_ref())
+                // A completion's proof says it already.
+                .filter(|_| task.proof.is_none())
                 .map_or(String::new(), |d| format!(": {}", text::line(d, 100)));
             eprintln!("task {} is {}{proof}{why}", task.id, task.state.as_str());
         }

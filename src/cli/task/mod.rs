@@ -13,7 +13,7 @@ use crate::daemon::rpc::{Call, EventQuery, TaskQuery};
 use crate::daemon::service::{TaskView, Why};
 use crate::extract::event::Event;
 use crate::ids::TaskId;
-use crate::queue::task::{Proof, Task, TaskState};
+use crate::queue::task::{Task, TaskState};
 
 #[derive(Debug, Args)]
 pub(super) struct TaskArgs {
@@ -179,25 +179,18 @@ fn say(verb: &str, args: SayArgs) -> anyhow::Result<()> {
 
 fn log(args: LogArgs) -> anyhow::Result<()> {
     let query = EventQuery { follow: args.follow, task: Some(args.id), ..EventQuery::default() };
+    let width = crate::cli::text::columns();
     let mut client = ask::daemon()?;
     // An unknown task has no events; say so instead of printing nothing.
     let _: TaskView = client.call(Call::TaskShow { id: args.id })?;
     let end: Result<(), _> = client.stream(Call::Events(query), |item| {
         let line = match args.json {
             true => format!("{item}\n"),
-            false => serde_json::from_value::<Event>(item).map(|e| show::event(&e)).unwrap_or_default(),
+            false => {
+                serde_json::from_value::<Event>(item).map(|e| show::event(&e, clock::wall(), width)).unwrap_or_default()
+            }
         };
         ask::print(&line)
     });
     Ok(end?)
-}
-
-/// What a completion rests on, in a word.
-pub(super) fn proof_word(proof: Proof) -> &'static str {
-    match proof {
-        Proof::Gate => "gate",
-        Proof::Report => "report, not checked: no gate",
-        Proof::Output => "output, not checked: no gate",
-        Proof::Manual => "manual",
-    }
 }

@@ -7,7 +7,7 @@ use crate::cli::text;
 use crate::clock::Timestamp;
 use crate::daemon::service::{TaskView, Why, state_word};
 use crate::extract::event::{Body, Event, GateSite};
-use crate::queue::task::Task;
+use crate::queue::task::{Task, TaskState};
 
 /// The rows of `task ls`.
 pub(super) fn list(tasks: &[Task], now: Timestamp) -> String {
@@ -45,7 +45,7 @@ fn field(out: &mut String, name: &str, value: &str) {
 pub(super) fn view(view: &TaskView, now: Timestamp) -> String {
     let mut out = String::new();
     let TaskView { task, tries, asking, evidence } = view;
-    let proof = task.proof.map_or(String::new(), |p| format!(" ({})", crate::cli::task::proof_word(p)));
+    let proof = task.proof.map_or(String::new(), |p| format!(" ({})", text::proof(p)));
     field(&mut out, "task", &task.id.to_string());
     field(&mut out, "state", &format!("{}{proof}, for {}", task.state.as_str(), text::ago(task.changed, now)));
     if let Some(reason) = &task.reason {
@@ -74,7 +74,7 @@ pub(super) fn view(view: &TaskView, now: Timestamp) -> String {
         field(&mut out, "gates", &task.spec.gates.join("\n"));
     }
     if let Some(ms) = task.duration_ms {
-        field(&mut out, "duration", &text::span(ms / 1000));
+        field(&mut out, "duration", &text::millis(ms));
     }
     if let Some(answer) = &task.answer {
         field(&mut out, "answer", answer);
@@ -82,8 +82,8 @@ pub(super) fn view(view: &TaskView, now: Timestamp) -> String {
     for t in tries {
         let a = &t.attempt;
         let outcome = a.outcome.map_or("live", |s| s.as_str());
-        let reason =
-            a.detail.as_ref().or(a.reason.as_ref()).map_or(String::new(), |r| format!(": {}", text::line(r, 100)));
+        let why = a.detail.as_ref().or(a.reason.as_ref()).filter(|_| a.outcome != Some(TaskState::Completed));
+        let reason = why.map_or(String::new(), |r| format!(": {}", text::line(r, 100)));
         let run = a.run.as_ref().map_or(String::new(), |r| format!(", run {r}"));
         let charged = if a.charged { "" } else { ", not charged" };
         field(&mut out, "attempt", &format!("{} in {}{run}, {outcome}{reason}{charged}", a.key.attempt, a.session));
@@ -98,7 +98,8 @@ pub(super) fn view(view: &TaskView, now: Timestamp) -> String {
     }
     if !evidence.is_empty() {
         field(&mut out, "evidence", "");
-        evidence.iter().for_each(|e| out.push_str(&event(e)));
+        let width = text::columns();
+        evidence.iter().for_each(|e| out.push_str(&event(e, now, width)));
     }
     out
 }
@@ -155,33 +156,70 @@ fn points(score: &Score) -> String {
     if terms.is_empty() { score.total.to_string() } else { format!("{} = {}", score.total, terms.join(" + ")) }
 }
 
-/// One event on one line: time, session, type, what it says.
-pub(super) fn event(e: &Event) -> String {
-    let says = match &e.body {
+/// One event on one line: time, session, type, what it says; as wide as the terminal, where it goes to one.
+pub(super) fn event(e: &Event, now: Timestamp, width: Option<usize>) -> String {
+    let session = e.session.as_ref().map_or("-", |s| s.as_str());
+    let kind = e.body.kind();
+    let line = format!("{}  {session:<8}  {:<19}  {}", text::clock(e.ts, now), text::safe(&kind), says(&e.body));
+    format!("{}\n", text::cut(line.trim_end(), width.unwrap_or(200)))
+}
+
+/// What an event tells beyond its type.
+fn says(body: &Body) -> String {
+    let short = |hash: &str| hash.get(..8).unwrap_or(hash).to_owned();
+    let one_line = |text: &str| text::line(text, 200);
+    match body {
+        Body::PromptIntent { hash, bytes } => format!("{bytes} bytes, {}", short(hash)),
+        Body::PromptSent { hash, enters } if *enters > 1 => format!("{}, Enter {enters} times", short(hash)),
+        Body::PromptSent { hash, .. } => short(hash),
+        Body::PromptAccepted { hash, verdict, human } => {
+            let by = if *human { "typed by a human, " } else { "" };
+            let word = serde_json::to_value(verdict).unwrap_or_default();
+            format!("{by}{} {}", hash.as_deref().map(short).unwrap_or_default(), word.as_str().unwrap_or_default())
+        }
         Body::TurnCompleted { answer, duration_ms, .. } => {
-            format!("{}ms {}", duration_ms, text::line(answer.as_deref().unwrap_or_default(), 80))
+            format!("{}  {}", text::millis(*duration_ms), one_line(answer.as_deref().unwrap_or_default()))
+        }
+        Body::TurnFailed { message, duration_ms, .. } => {
+            format!("{}  {}", text::millis(*duration_ms), one_line(message))
+        }
+        Body::TurnInterrupted { duration_ms } => text::millis(*duration_ms),
+        Body::GatePassed { command, duration_ms, .. } => {
+            format!("{}  {}", text::millis(*duration_ms), one_line(command))
+        }
+        Body::GateFailed { command, code, duration_ms, .. } => {
+            let code = code.map_or_else(|| "no exit".to_owned(), |c| format!("exit {c}"));
+            format!("{}  {code}: {}", text::millis(*duration_ms), one_line(command))
         }
         Body::TaskState { state, was, reason } => {
             let reason = reason.as_ref().map_or(String::new(), |r| format!(" ({r})"));
             format!("{was} -> {state}{reason}")
         }
-        Body::PermissionAsked(ask) | Body::QuestionAsked(ask) => text::line(&ask.text, 80),
+        Body::State { state, was } => format!("{} -> {}", state_word(*was), state_word(*state)),
+        Body::PermissionAsked(ask) | Body::QuestionAsked(ask) => one_line(&ask.text),
+        Body::PermissionAnswered { allowed, .. } => match allowed {
+            Some(true) => "allowed".to_owned(),
+            Some(false) => "refused".to_owned(),
+            None => String::new(),
+        },
+        Body::ContextPrepared { cwd, branch, way, .. } => {
+            let on = branch.as_ref().map_or(String::new(), |b| format!(" on {b}"));
+            format!("{}{}, {}", text::path(cwd), text::safe(&on), text::safe(way))
+        }
+        Body::Message { text, .. } | Body::CodeBlock { text, .. } => one_line(text),
         other => {
             let data = serde_json::to_value(other).ok().map(|v| v["data"].clone());
             data.filter(|d| d.as_object().is_some_and(|o| !o.is_empty()))
-                .map_or(String::new(), |d| text::line(&d.to_string(), 100))
+                .map_or(String::new(), |d| one_line(&d.to_string()))
         }
-    };
-    let session = e.session.as_ref().map_or("-", |s| s.as_str());
-    let line = format!("{:.3}  {session:<12}  {:<20}  {says}", e.ts, text::safe(&e.body.kind()));
-    format!("{}\n", line.trim_end())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::TaskId;
-    use crate::queue::task::{Proof, TaskSpec, TaskState};
+    use crate::queue::task::{Proof, TaskSpec};
 
     fn task(id: i64, state: TaskState) -> Task {
         let spec: TaskSpec =

@@ -100,6 +100,8 @@ impl Daemon {
                     let seen = run.seen();
                     (seen.state, seen.since, seen.asking.map(|(_, ask)| first_line(&ask.text)))
                 }
+                // It never had a process, and one is being started.
+                None if s.run.is_none() && s.wanted == Wanted::Up => (SessionState::Starting, s.since, None),
                 None => (SessionState::Exited, s.since, None),
             };
             let down = (s.wanted == Wanted::Down).then(|| "down".to_owned());
