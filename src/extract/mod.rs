@@ -31,9 +31,10 @@ use crate::extract::scanner::{Hit, Scanner};
 use crate::extract::settled::Settled;
 use crate::extract::signal::{Claim, Signal};
 use crate::extract::status::Status;
+use crate::term::grid::Grid;
 use crate::term::keys::{Key, Keys};
 use crate::term::lines::{Finished, Lines};
-use crate::term::screen::{Grid, Screen, ScreenText, blank};
+use crate::term::screen::{Screen, ScreenText, blank};
 
 /// The screen is compared after this much quiet, ..
 const QUIET: Duration = Duration::from_millis(30);
@@ -168,10 +169,17 @@ impl Screen for Terminal {
         }
     }
 
-    fn look(&self, text: &mut ScreenText) -> bool {
+    fn look(&mut self, text: &mut ScreenText) -> bool {
         match self {
             Self::Grid(grid) => grid.look(text),
             Self::Lines(reader) => reader.lines.look(text),
+        }
+    }
+
+    fn text(&self) -> ScreenText {
+        match self {
+            Self::Grid(grid) => grid.text(),
+            Self::Lines(reader) => reader.lines.text(),
         }
     }
 }
@@ -374,10 +382,7 @@ impl Extractor {
 
     /// Returns the visible rows.
     pub fn screen(&self) -> ScreenText {
-        let Options { cols, rows, .. } = self.core.options;
-        let mut text = blank(cols, rows);
-        self.core.terminal.look(&mut text);
-        text
+        self.core.terminal.text()
     }
 }
 

@@ -442,7 +442,14 @@ impl Screen for Lines {
         (self.cols, self.rows) = (cols, rows);
     }
 
-    fn look(&self, text: &mut ScreenText) -> bool {
+    fn look(&mut self, text: &mut ScreenText) -> bool {
+        let fresh = self.text();
+        let changed = fresh != *text;
+        *text = fresh;
+        changed
+    }
+
+    fn text(&self) -> ScreenText {
         let shown = usize::from(self.rows.max(2)) - 1;
         let finished = self.history.strip_suffix(b"\n").unwrap_or(&self.history);
         let mut lines: Vec<String> = if self.history.is_empty() {
@@ -456,10 +463,7 @@ impl Screen for Lines {
         lines.push(current);
         let row = u16::try_from(lines.len() - 1).unwrap_or(u16::MAX);
         let cursor = (u16::try_from(col).unwrap_or(u16::MAX), row);
-        let fresh = ScreenText { cols: self.cols, rows: self.rows, lines, cursor, alternate: self.alternate };
-        let changed = fresh != *text;
-        *text = fresh;
-        changed
+        ScreenText { cols: self.cols, rows: self.rows, lines, cursor, alternate: self.alternate }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The terminal, pure: modes for the I/O thread, the screen and the keys for the extractor.
 
+pub mod grid;
 pub(crate) mod keys;
 pub(crate) mod lines;
 pub mod modes;
+pub(crate) mod parse;
 pub mod screen;
