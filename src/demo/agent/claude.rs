@@ -11,7 +11,7 @@ use super::keys::Reply;
 use super::record::Transcript;
 use super::reports::{Call, Reports};
 use super::script::Failure;
-use super::show::{Choice, Face, Item, Menu, MenuOf, Moment, Show, drawn};
+use super::show::{Choice, Face, Habits, Item, Menu, MenuOf, Moment, Show, drawn};
 use super::{Setting, last_flag};
 
 const GREY: &str = "38;5;246";
@@ -497,24 +497,8 @@ impl Face for Claude {
         )
     }
 
-    fn burst_is_paste(&self) -> bool {
-        false
-    }
-
-    fn handles_term(&self) -> bool {
-        true
-    }
-
-    fn takes_back(&self) -> bool {
-        true
-    }
-
-    fn queues(&self) -> bool {
-        true
-    }
-
-    fn leaves_after(&self) -> u32 {
-        2
+    fn habits(&self) -> Habits {
+        Habits { burst_is_paste: false, handles_term: true, takes_back: true, queues: true, leaves_after: 2 }
     }
 
     fn hint_after(&self, failure: &Failure) -> Option<&'static str> {

@@ -10,7 +10,7 @@ use super::keys::Reply;
 use super::record::Transcript;
 use super::reports::{Call, Reports};
 use super::script::{Failure, Run};
-use super::show::{Choice, Face, Item, Menu, MenuOf, Moment, Show, drawn};
+use super::show::{Choice, Face, Habits, Item, Menu, MenuOf, Moment, Show, drawn};
 
 const DIM: &str = "2";
 const BOLD: &str = "1";
@@ -426,24 +426,8 @@ impl Face for Codex {
         format!("To continue this session, run:\r\n  codex resume {}\r\n", self.thread)
     }
 
-    fn burst_is_paste(&self) -> bool {
-        true
-    }
-
-    fn handles_term(&self) -> bool {
-        false
-    }
-
-    fn takes_back(&self) -> bool {
-        false
-    }
-
-    fn queues(&self) -> bool {
-        false
-    }
-
-    fn leaves_after(&self) -> u32 {
-        1
+    fn habits(&self) -> Habits {
+        Habits { burst_is_paste: true, handles_term: false, takes_back: false, queues: false, leaves_after: 1 }
     }
 
     fn hint_after(&self, _failure: &Failure) -> Option<&'static str> {

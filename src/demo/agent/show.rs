@@ -137,6 +137,21 @@ pub(super) enum Moment<'a> {
     Left,
 }
 
+/// How an agent takes keys and signals.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Habits {
+    /// Typed text that came in one burst keeps its CR as a newline.
+    pub(super) burst_is_paste: bool,
+    /// SIGTERM is handled: leave well, with code 143.
+    pub(super) handles_term: bool,
+    /// A prompt interrupted before the first word goes back into the input box.
+    pub(super) takes_back: bool,
+    /// Typing while busy waits for the end of the turn; else it steers the turn under way.
+    pub(super) queues: bool,
+    /// How many Ctrl-C on an empty input leave.
+    pub(super) leaves_after: u32,
+}
+
 /// A dialect: how things look, and what is told.
 pub(super) trait Face {
     /// How it writes positions.
@@ -163,16 +178,8 @@ pub(super) trait Face {
     fn close(&mut self) -> String;
     /// Text on the normal screen after leaving.
     fn farewell(&self) -> String;
-    /// Typed text that came in one burst keeps its CR as a newline.
-    fn burst_is_paste(&self) -> bool;
-    /// SIGTERM is handled: leave well, with code 143.
-    fn handles_term(&self) -> bool;
-    /// A prompt interrupted before the first word goes back into the input box.
-    fn takes_back(&self) -> bool;
-    /// Typing while busy waits for the end of the turn; else it steers the turn under way.
-    fn queues(&self) -> bool;
-    /// How many Ctrl-C on an empty input leave.
-    fn leaves_after(&self) -> u32;
+    /// How it takes keys and signals.
+    fn habits(&self) -> Habits;
     /// The line that failed turns and the like leave in the empty input box.
     fn hint_after(&self, failure: &Failure) -> Option<&'static str>;
     /// The failure in the agent's words.

@@ -61,7 +61,8 @@ pub(super) fn run(setting: Setting, mut face: Box<dyn Face>) -> anyhow::Result<i
     if let Some(end) = start.crash {
         end.now();
     }
-    let handled: &[Signal] = if face.handles_term() { &[Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] } else { &[] };
+    let handled: &[Signal] =
+        if face.habits().handles_term { &[Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] } else { &[] };
     let tty = Tty::raw(handled)?;
     let now = Instant::now();
     let (cols, rows) = tty.size();
@@ -244,7 +245,7 @@ impl Tui {
     }
 
     fn enter(&mut self, now: Instant) {
-        let pasted = self.face.burst_is_paste() && self.burst.is_some_and(|(at, n)| n > 2 && now < at + BURST);
+        let pasted = self.face.habits().burst_is_paste && self.burst.is_some_and(|(at, n)| n > 2 && now < at + BURST);
         if pasted {
             self.show.input.push('\n');
             return;
@@ -294,7 +295,7 @@ impl Tui {
         if self.turn.is_none() {
             return self.begin(text, self.received, now);
         }
-        if self.face.queues() {
+        if self.face.habits().queues {
             self.show.queued.push(text);
             return;
         }
@@ -341,7 +342,7 @@ impl Tui {
         };
         self.ctrl_c = Some((pressed, now));
         self.show.note = Some("Press Ctrl-C again to exit");
-        if pressed >= self.face.leaves_after() {
+        if pressed >= self.face.habits().leaves_after {
             self.leave = Some(0);
         }
     }
@@ -352,7 +353,7 @@ impl Tui {
         self.setting.ledger.note(turn.n, Fact::Interrupted);
         self.show.busy = None;
         self.show.menu = None;
-        if !turn.spoke && self.face.takes_back() {
+        if !turn.spoke && self.face.habits().takes_back {
             if let Some(at) = self.show.items.iter().rposition(|i| matches!(i, Item::Prompt(_))) {
                 self.show.items.truncate(at);
             }
@@ -380,7 +381,7 @@ impl Tui {
             }
             Key::Enter => Some(menu.selected),
             Key::Char(c @ '1'..='9') => Some(c as usize - '1' as usize).filter(|n| *n < count),
-            Key::Char('y') if matches!(menu.of, MenuOf::Permission(_)) && self.face.burst_is_paste() => Some(0),
+            Key::Char('y') if matches!(menu.of, MenuOf::Permission(_)) && self.face.habits().burst_is_paste => Some(0),
             Key::Esc | Key::Ctrl('c') => return self.choose(Choice::No),
             _ => None,
         };
