@@ -446,33 +446,15 @@ impl Runs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extract::event::Source;
-
-    fn event(seq: u64, body: Body) -> Event {
-        Event {
-            id: None,
-            seq: Some(seq),
-            ts: Timestamp::UNIX_EPOCH,
-            t: None,
-            host: "h".into(),
-            session: None,
-            run: None,
-            attempt: None,
-            body,
-            source: Source::Osc,
-            rule: "x".into(),
-            span: None,
-        }
-    }
 
     #[test]
     fn what_is_seen_follows_the_events_and_old_ones_change_nothing() {
         let mut seen = Seen::new();
-        seen.apply(&event(1, Body::TurnStarted {}));
-        seen.apply(&event(2, Body::State { state: SessionState::Working, was: SessionState::Idle }));
-        seen.apply(&event(1, Body::TurnStarted {}));
+        seen.apply(&Event::sample(1, Body::TurnStarted {}));
+        seen.apply(&Event::sample(2, Body::State { state: SessionState::Working, was: SessionState::Idle }));
+        seen.apply(&Event::sample(1, Body::TurnStarted {}));
         assert_eq!((seen.turns, seen.state, seen.seq), (1, SessionState::Working, 2));
-        seen.apply(&event(3, Body::RunExited { code: Some(0), signal: None, reason: "exit".into() }));
+        seen.apply(&Event::sample(3, Body::RunExited { code: Some(0), signal: None, reason: "exit".into() }));
         assert_eq!(seen.end.unwrap().code, Some(0));
     }
 }

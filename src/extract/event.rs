@@ -567,13 +567,12 @@ pub fn capped(mut text: String, max: usize) -> (String, bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(body: Body) -> Event {
-        Event {
+impl Event {
+    /// An event of some run.
+    pub(crate) fn sample(seq: u64, body: Body) -> Self {
+        Self {
             id: None,
-            seq: Some(1),
+            seq: Some(seq),
             ts: Timestamp::UNIX_EPOCH,
             t: Some(0.25),
             host: "h".into(),
@@ -585,6 +584,15 @@ mod tests {
             rule: "x".into(),
             span: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(body: Body) -> Event {
+        Event::sample(1, body)
     }
 
     #[test]
