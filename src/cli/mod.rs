@@ -11,6 +11,7 @@ mod extract;
 mod generate;
 mod hook;
 mod ls;
+mod patterns;
 mod pool;
 mod runner;
 mod status;
@@ -50,6 +51,7 @@ enum Verb {
     Wait(wait::WaitArgs),
     Events(events::EventsArgs),
     Extract(extract::ExtractArgs),
+    Patterns(patterns::PatternsArgs),
     Ls(ls::LsArgs),
     Status(status::StatusArgs),
     /// Start, end and look at the daemon
@@ -125,6 +127,7 @@ pub fn main() -> ExitCode {
         Verb::Wait(args) => wait::main(args),
         Verb::Events(args) => events::main(args),
         Verb::Extract(args) => extract::main(args),
+        Verb::Patterns(args) => patterns::main(args),
         Verb::Ls(args) => ls::main(args),
         Verb::Status(args) => status::main(args),
         Verb::Daemon(args) => daemon::main(args),

@@ -10,6 +10,7 @@ mod demo;
 mod fake_agent;
 mod gates;
 mod journal;
+mod packs;
 mod pool;
 mod prepare;
 mod recordings;

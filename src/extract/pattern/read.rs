@@ -68,6 +68,10 @@ impl Layers {
         Self(base.0.iter().cloned().chain(self.0).collect())
     }
 
+    pub(super) fn without_last(&self) -> Self {
+        Self(self.0[..self.0.len() - 1].to_vec())
+    }
+
     /// Reads the pack; its patterns are not compiled.
     pub(super) fn pack(&self) -> Result<Pack, PackError> {
         let (mut merged, mut start) = (DeTable::new(), 0);

@@ -70,11 +70,14 @@ impl Packs {
         match layers.heading().and_then(|heading| {
             let Some(base) = heading.extends else { return Ok(None) };
             let unknown = || layers.error(heading.at, self.no_base(&base));
-            self.by_id.get(&base).map(|e| Some(&e.layers)).ok_or_else(unknown)
+            let entry = self.by_id.get(&base).ok_or_else(unknown)?;
+            // Where it is in force already it lies over what was there before it.
+            let own = entry.origin == Origin::File(file.to_owned());
+            Ok(Some(if own { entry.layers.without_last() } else { entry.layers.clone() }))
         }) {
             Err(e) => vec![e],
             Ok(None) => layers.faults(),
-            Ok(Some(base)) => layers.over(base).faults(),
+            Ok(Some(base)) => layers.over(&base).faults(),
         }
     }
 
