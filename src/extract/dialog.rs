@@ -21,6 +21,8 @@ pub(crate) struct Dialog {
     row: Regex,
     more: Option<Regex>,
     command: Option<Regex>,
+    /// Rows that are no part of an answer.
+    progress: Option<Regex>,
     phase: Phase,
     /// The rows since the prompt, wraps undone; bounded by [`MAX_TEXT_BYTES`] and a row.
     answer: String,
@@ -28,8 +30,13 @@ pub(crate) struct Dialog {
 
 impl Dialog {
     pub(crate) fn new(composer: LineComposer) -> Self {
-        let LineComposer { row, more, command } = composer;
-        Self { row, more, command, phase: Phase::Closed, answer: String::new() }
+        let LineComposer { row, more, command, progress } = composer;
+        Self { row, more, command, progress, phase: Phase::Closed, answer: String::new() }
+    }
+
+    /// What is written from here on is an answer, though no prompt was seen.
+    pub(crate) fn open(&mut self) {
+        self.phase = Phase::Open;
     }
 
     /// Takes a finished row; `wrapped` if the program broke its own line there. Says whether a prompt was taken.
@@ -84,7 +91,8 @@ impl Dialog {
     }
 
     fn push(&mut self, row: &str, wrapped: bool) {
-        if self.answer.len() <= MAX_TEXT_BYTES {
+        let told = self.progress.as_ref().is_some_and(|p| p.is_match(row));
+        if !told && self.answer.len() <= MAX_TEXT_BYTES {
             self.answer.push_str(row);
             if !wrapped {
                 self.answer.push('\n');
@@ -102,6 +110,7 @@ mod tests {
             row: Regex::new(r"^>>> (?<text>.*)$").unwrap(),
             more: Some(Regex::new(r"^\.\.\. ").unwrap()),
             command: Some(Regex::new("^/").unwrap()),
+            progress: Some(Regex::new("^pulling ").unwrap()),
         })
     }
 
@@ -128,6 +137,16 @@ mod tests {
         let mut d = dialog();
         assert!(!d.finished(">>> /bye", false) && !d.finished("bye", false));
         assert!(!d.finished(">>> ", false) && !d.current("", false));
+    }
+
+    #[test]
+    fn all_that_a_run_of_one_prompt_writes_is_its_answer_but_progress() {
+        let mut d = dialog();
+        d.open();
+        d.finished("pulling manifest", false);
+        d.finished("one", false);
+        d.finished("two", false);
+        assert_eq!(d.answer(), "one\ntwo");
     }
 
     #[test]

@@ -58,6 +58,10 @@ pub(crate) trait Eyes {
     fn verdict(&self) -> Verdict;
     /// What the words of a failure mean; for a usage limit also its kind.
     fn reason(&self, message: &str) -> Option<(FailReason, Option<LimitKind>)>;
+    /// What the lines of a tool's output report, and by which rule.
+    fn read_lines(&self, _output: &str) -> Vec<(String, Body)> {
+        Vec::new()
+    }
 }
 
 /// How a machine is set up.
@@ -363,7 +367,7 @@ impl Machine {
                 self.conversation = Some(id);
                 self.transcript = transcript.or(self.transcript.take());
             }
-            Claim::Content(body) => self.content(*body, source, &rule, span),
+            Claim::Content(body) => self.content(*body, source, &rule, span, eyes),
         }
     }
 
@@ -469,6 +473,23 @@ impl Machine {
             (self.level, self.level_rule) = (Level::Idle, "line.read".to_owned());
             self.idle_stood(now, eyes);
         }
+    }
+
+    /// Takes the news that the run, now at its end, was one turn: its prompt came with the command.
+    pub(crate) fn was_one_turn(&mut self, well: bool, now: Duration, eyes: &dyn Eyes) {
+        if self.turns > 0 || self.ready {
+            return; // it was a session after all
+        }
+        let (source, rule) = (Source::Line, "run.one-prompt".to_owned());
+        self.begin(source, rule.clone(), None, Duration::ZERO, now, eyes);
+        let outcome = if well {
+            Outcome::Done { answer: None }
+        } else {
+            let written = eyes.verdict().message.map(|(text, _)| text).unwrap_or_default();
+            let last = written.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default();
+            Outcome::Failed { reason: FailReason::Other, message: last.trim().to_owned() }
+        };
+        self.end(outcome, source, rule, None, now, eyes);
     }
 
     /// Takes the end of the agent.
@@ -970,14 +991,17 @@ impl Machine {
     }
 
     /// Passes content on, once.
-    fn content(&mut self, body: Body, source: Source, rule: &str, span: Option<Span>) {
+    fn content(&mut self, body: Body, source: Source, rule: &str, span: Option<Span>, eyes: &dyn Eyes) {
         match body {
             Body::Message { text, exact, .. } => self.say(text, exact, source, rule, span),
-            // The report that a tool ran answers the question whether it may.
-            Body::ToolFinished { .. } | Body::ToolStarted { .. } if self.is_new(&body) => {
+            Body::ToolFinished { ref output, .. } if self.is_new(&body) => {
+                // What a tool wrote is its own word: nothing in it is quoted.
+                let found = output.as_deref().map(|text| eyes.read_lines(text)).unwrap_or_default();
                 self.push(body, source, rule, span);
+                for (rule, body) in found {
+                    self.push(body, source, &rule, None);
+                }
             }
-            Body::ToolFinished { .. } | Body::ToolStarted { .. } => {}
             body => {
                 if self.is_new(&body) {
                     self.push(body, source, rule, span);

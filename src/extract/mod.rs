@@ -1,6 +1,7 @@
 //! The stream: bytes and reports in, typed events out. Everything here is pure; time is an argument.
 
 pub mod adapters;
+mod canary;
 pub mod cast;
 mod dialog;
 pub mod event;
@@ -14,6 +15,7 @@ mod settled;
 pub mod signal;
 mod status;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-use crate::extract::adapters::{AdapterError, Reports};
+use crate::extract::adapters::{AdapterError, Reports, Version};
+use crate::extract::canary::Canary;
 use crate::extract::dialog::Dialog;
 use crate::extract::event::{Ask, AskKind, Body, Draft, FailReason, LimitKind, SessionState, Source, Span};
 use crate::extract::machine::{Config, Eyes, Machine};
@@ -109,6 +112,12 @@ struct Core {
     terminal: Terminal,
     sight: Sight,
     machine: Machine,
+    /// Watches an agent newer than its pack.
+    canary: Option<Canary>,
+    /// The agent's version is known.
+    known: bool,
+    /// The command line holds the only prompt.
+    one_prompt: bool,
     bracketed_paste: bool,
     /// The agent began to read a line, and it was taken before anybody looked at the screen.
     read: bool,
@@ -192,6 +201,8 @@ struct Sight {
     dialog: Option<Dialog>,
     /// Compiled when the first frame is looked at: a run that ends before costs nothing.
     rules: Option<Rules>,
+    /// Reads what tools wrote; compiled when the first one is reported.
+    lines: RefCell<Option<Option<Settled>>>,
     text: ScreenText,
     title: String,
     /// Something besides the rows changed since they were read: the title, bracketed paste.
@@ -213,6 +224,15 @@ impl Eyes for Sight {
             Some(rules) => rules.reason(message),
             None => Rules::new(&self.pack).reason(message),
         }
+    }
+
+    fn read_lines(&self, output: &str) -> Vec<(String, Body)> {
+        let mut found = Vec::new();
+        let mut rules = self.lines.borrow_mut();
+        if let Some(rules) = rules.get_or_insert_with(|| Settled::new(&self.pack.content)) {
+            rules.read(format!("{output}\n").as_bytes(), |rule, body| found.push((rule.to_owned(), body)));
+        }
+        found
     }
 }
 
@@ -236,11 +256,15 @@ impl Extractor {
                 },
                 pack,
                 rules: None,
+                lines: RefCell::new(None),
                 text: blank(options.cols, options.rows),
                 title: String::new(),
                 turned: false,
             },
             machine: Machine::new(config),
+            canary: None,
+            known: false,
+            one_prompt: false,
             bracketed_paste: false,
             read: false,
             last_key: None,
@@ -256,6 +280,19 @@ impl Extractor {
     /// Tells the wall-clock time of the start of the run: times of day in the agent's words (when a limit ends) need it.
     pub fn started_at(&mut self, wall: Timestamp) {
         self.core.machine.started_at(wall);
+    }
+
+    /// Tells the agent's version. Of one that the pack was not tested with the first turns are watched more closely.
+    pub fn version(&mut self, version: Version, now: Duration) {
+        self.core.version(version, now);
+    }
+
+    /// Tells that the command line holds the only prompt: the run is one turn, and all it writes the answer.
+    pub fn one_prompt(&mut self) {
+        self.core.one_prompt = true;
+        if let Some(dialog) = &mut self.core.sight.dialog {
+            dialog.open();
+        }
     }
 
     /// Takes output of the agent; `off` counts from the start of the run.
@@ -315,9 +352,8 @@ impl Extractor {
     pub fn report(&mut self, adapter: &str, payload: &Value, now: Duration) -> Result<(), AdapterError> {
         let signals = self.reports.decode(adapter, payload)?;
         self.tick(now);
-        let Core { machine, sight, .. } = &mut self.core;
         for signal in signals {
-            machine.signal(signal, None, now, sight);
+            self.core.told(signal, None, now);
         }
         Ok(())
     }
@@ -337,20 +373,26 @@ impl Extractor {
             core.look(now);
         }
         core.machine.tick(now, &core.sight);
+        core.watch(now);
     }
 
     /// Returns when [`Self::tick`] is wanted next; none while nothing is pending.
     pub fn deadline(&self) -> Option<Duration> {
-        [self.core.look_due(), self.core.machine.deadline()].into_iter().flatten().min()
+        let core = &self.core;
+        let watched = core.canary.as_ref().and_then(Canary::deadline);
+        [core.look_due(), core.machine.deadline(), watched].into_iter().flatten().min()
     }
 
     /// Takes the end of the agent, as exit code or signal; none where it is not known.
-    pub fn exited(&mut self, _ended: Option<(Option<i32>, Option<i32>)>, now: Duration) {
+    pub fn exited(&mut self, ended: Option<(Option<i32>, Option<i32>)>, now: Duration) {
         self.tick(now);
         let core = &mut self.core;
         core.look(now);
         if core.read {
             core.machine.prompted(now, &core.sight);
+        }
+        if let (true, Some((Some(code), _))) = (core.one_prompt, ended) {
+            core.machine.was_one_turn(code == 0, now, &core.sight);
         }
         core.machine.exited(now, &core.sight);
     }
@@ -418,6 +460,11 @@ impl Core {
             let rules = sight.rules.get_or_insert_with(|| Rules::new(&sight.pack));
             let reading = rules.read(&sight.text, &sight.title, *bracketed_paste);
             self.composer.clone_from(&reading.composer);
+            if let Some(canary) = &mut self.canary {
+                canary.saw(&reading.level, &reading.rule, now);
+            }
+            // A banner is drawn before the first prompt; later ones are somebody's text.
+            let banner = (!self.known && machine.turns() == 0).then(|| rules.version(&sight.text)).flatten();
             let source = if sight.dialog.is_some() { Source::Line } else { Source::Screen };
             if let (Some(dialog), Some(row)) = (&mut sight.dialog, sight.text.lines.last())
                 && dialog.current(row, reading.level == Level::Idle)
@@ -425,7 +472,55 @@ impl Core {
                 machine.signal(prompt_taken(), None, now, sight);
             }
             machine.level(&reading, source, now, sight);
+            if let Some(version) = banner {
+                self.version(version, now);
+            }
         }
+    }
+
+    /// Takes what a report or a status report says.
+    fn told(&mut self, signal: Signal, span: Option<Span>, now: Duration) {
+        if let Some(canary) = &mut self.canary {
+            canary.told(&signal.claim, &signal.rule, now);
+        }
+        self.machine.signal(signal, span, now, &self.sight);
+    }
+
+    fn version(&mut self, version: Version, now: Duration) {
+        if std::mem::replace(&mut self.known, true) {
+            return;
+        }
+        let pack = Arc::clone(&self.sight.pack);
+        if pack.is_untested(version) {
+            self.canary = Some(Canary::new());
+        }
+        if !pack.is_for(version) {
+            let (major, minor, patch) = version;
+            let text = format!("the pack {} is not for version {major}.{minor}.{patch} of its agent", pack.id);
+            self.note("pack_version", text, now);
+        }
+    }
+
+    /// Tells once where witnesses disagree about an agent newer than its pack.
+    fn watch(&mut self, now: Duration) {
+        let Some(canary) = &mut self.canary else { return };
+        let said = canary.tick(now);
+        if said.is_some() || canary.is_over() {
+            self.canary = None;
+        }
+        if let Some(said) = said {
+            let text = format!(
+                "{said}: this version is newer than those that the pack {} was tested with",
+                self.sight.pack.id
+            );
+            self.note("witness_disagreement", text, now);
+        }
+    }
+
+    fn note(&mut self, code: &str, text: String, now: Duration) {
+        let claim = Claim::Content(Box::new(Body::Note { code: code.to_owned(), text }));
+        let signal = Signal { source: Source::Timer, rule: format!("pack.{}", code.replace('_', "-")), claim };
+        self.machine.signal(signal, None, now, &self.sight);
     }
 
     /// Reads the rows that a line-mode agent finished.
@@ -436,7 +531,7 @@ impl Core {
         if finished.text.is_empty() {
             return;
         }
-        if let Some(settled) = settled.get_or_insert_with(|| Settled::new(&sight.pack)) {
+        if let Some(settled) = settled.get_or_insert_with(|| Settled::new(&sight.pack.rules)) {
             settled.read(&finished.text, |rule, body| {
                 if window.0 != now.as_secs() {
                     *window = (now.as_secs(), 0);
@@ -478,7 +573,7 @@ impl Core {
                 }
             }
             7501 if self.status => match status::parse(data) {
-                Some(Status::Says(signal)) => self.machine.signal(signal, Some(span), now, &self.sight),
+                Some(Status::Says(signal)) => self.told(signal, Some(span), now),
                 Some(Status::Clear) => self.machine.status_cleared(),
                 None => {}
             },

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use regex::Regex;
 
+use crate::extract::adapters::{Version, parse_version};
 use crate::extract::event::{AskKind, FailReason, LimitKind};
 use crate::extract::pattern::{AskRule, Condition, Pack, Pattern, PatternError, Region, Rule, Says};
 use crate::term::screen::ScreenText;
@@ -92,7 +93,7 @@ struct Compiled {
 #[derive(Debug)]
 struct CompiledAsk {
     from: Regex,
-    option: Regex,
+    option: Option<Regex>,
     skip: Option<Regex>,
     ignore: Option<Regex>,
     tool: Option<Regex>,
@@ -125,6 +126,7 @@ struct Transcript {
 #[derive(Debug)]
 pub(crate) struct Rules {
     rules: Vec<Compiled>,
+    banner: Option<Regex>,
     composer: Option<CompiledComposer>,
     transcript: Option<Transcript>,
     failures: Vec<(Regex, FailReason, Option<LimitKind>)>,
@@ -215,7 +217,8 @@ impl Rules {
         };
         let failures =
             pack.failures.iter().map(|f| Ok((regex(&f.like)?, f.reason, f.limit))).collect::<Result<_, _>>()?;
-        Ok(Self { rules, composer, transcript, failures, known: VecDeque::new(), paste: false, stuck: None })
+        let banner = maybe(pack.banner.as_ref())?;
+        Ok(Self { rules, banner, composer, transcript, failures, known: VecDeque::new(), paste: false, stuck: None })
     }
 
     /// Reads a frame.
@@ -241,6 +244,13 @@ impl Rules {
             }
         }
         Reading { level, rule, composer, done }
+    }
+
+    /// Returns the version of the agent, where its banner is to be seen.
+    pub(crate) fn version(&self, screen: &ScreenText) -> Option<Version> {
+        let banner = self.banner.as_ref()?;
+        let found = screen.lines.iter().find_map(|row| banner.captures(row))?;
+        parse_version(found.name("version")?.as_str())
     }
 
     /// Keeps what says how the turn ended for as long as nothing is written after it but the input box.
@@ -392,6 +402,7 @@ pub(crate) struct LineComposer {
     pub(crate) row: Regex,
     pub(crate) more: Option<Regex>,
     pub(crate) command: Option<Regex>,
+    pub(crate) progress: Option<Regex>,
 }
 
 /// Compiles the prompt of a line-mode pack, if it has one.
@@ -402,6 +413,7 @@ pub(crate) fn line_composer(pack: &Pack) -> Option<LineComposer> {
         row: compile(&c.row),
         more: c.more.as_ref().map(compile),
         command: c.command.as_ref().map(compile),
+        progress: c.progress.as_ref().map(compile),
     })
 }
 
@@ -410,7 +422,7 @@ pub(crate) fn check(pack: &Pack) -> Vec<PatternError> {
     let mut patterns: Vec<&Pattern> = pack.banner.iter().collect();
     if let Some(c) = &pack.composer {
         patterns.push(&c.row);
-        patterns.extend([&c.above, &c.below, &c.more, &c.command, &c.placeholder].into_iter().flatten());
+        patterns.extend([&c.above, &c.below, &c.more, &c.command, &c.placeholder, &c.progress].into_iter().flatten());
     }
     if let Some(t) = &pack.transcript {
         patterns.extend([&t.prompt, &t.message]);
@@ -419,8 +431,8 @@ pub(crate) fn check(pack: &Pack) -> Vec<PatternError> {
     for rule in &pack.rules {
         patterns.extend(rule.all.iter().chain(&rule.any).chain(&rule.none).map(|c| &c.row));
         if let Some(ask) = &rule.ask {
-            patterns.extend([&ask.from, &ask.option]);
-            patterns.extend([&ask.skip, &ask.ignore, &ask.tool, &ask.row].into_iter().flatten());
+            patterns.push(&ask.from);
+            patterns.extend([&ask.option, &ask.skip, &ask.ignore, &ask.tool, &ask.row].into_iter().flatten());
         }
     }
     patterns.extend(pack.failures.iter().map(|f| &f.like));
@@ -433,7 +445,7 @@ pub(crate) fn check(pack: &Pack) -> Vec<PatternError> {
 fn compile_ask(a: &AskRule) -> Result<CompiledAsk, PatternError> {
     Ok(CompiledAsk {
         from: regex(&a.from)?,
-        option: regex(&a.option)?,
+        option: maybe(a.option.as_ref())?,
         skip: maybe(a.skip.as_ref())?,
         ignore: maybe(a.ignore.as_ref())?,
         tool: maybe(a.tool.as_ref())?,
@@ -560,11 +572,12 @@ impl Compiled {
 impl CompiledAsk {
     fn menu(&self, kind: AskKind, screen: &ScreenText) -> Menu {
         let rows = &screen.lines;
-        let first_option = rows.iter().rposition(|r| self.option.is_match(r)).map_or(rows.len(), |last| {
+        let is_option = |r: &String| self.option.as_ref().is_some_and(|o| o.is_match(r));
+        let first_option = rows.iter().rposition(is_option).map_or(rows.len(), |last| {
             // Choices stand together: walk up over them and their descriptions.
             let mut first = last;
             for i in (0..last).rev().take_while(|_| !self.one_row) {
-                if self.option.is_match(&rows[i]) {
+                if is_option(&rows[i]) {
                     first = i;
                 } else if rows[i].is_empty() || self.from.is_match(&rows[i]) {
                     break;
@@ -581,7 +594,7 @@ impl CompiledAsk {
         let text: Vec<String> = rows[from..first_option].iter().filter_map(counts).filter(|r| !ignored(r)).collect();
         let mut options: Vec<String> = Vec::new();
         for row in rows[first_option..].iter() {
-            let choices = self.option.captures_iter(row).filter_map(|c| c.name("option"));
+            let choices = self.option.iter().flat_map(|o| o.captures_iter(row)).filter_map(|c| c.name("option"));
             options.extend(choices.map(|m| m.as_str().trim().to_owned()));
         }
         options.retain(|o| !self.skip.as_ref().is_some_and(|s| s.is_match(o)));

@@ -8,7 +8,7 @@ use regex_automata::meta;
 use regex_automata::util::syntax;
 
 use crate::extract::event::{Body, MAX_TEXT_BYTES, capped};
-use crate::extract::pattern::{Pack, Region, Says};
+use crate::extract::pattern::{Region, Rule, Says};
 
 /// Longest line that is looked at: nothing that anybody reads is longer.
 const MAX_LINE_BYTES: usize = 8 * 1024;
@@ -23,11 +23,11 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    /// Compiles the line patterns of a pack; none if it has none.
-    pub(crate) fn new(pack: &Pack) -> Option<Self> {
+    /// Compiles the line patterns of `rules`; none if there are none.
+    pub(crate) fn new(rules: &[Rule]) -> Option<Self> {
         let mut patterns = Vec::new();
         let mut each = Vec::new();
-        for rule in pack.rules.iter().filter(|r| matches!(r.says, Says::Error | Says::Test)) {
+        for rule in rules.iter().filter(|r| matches!(r.says, Says::Error | Says::Test)) {
             for cond in rule.all.iter().filter(|c| c.r#in == Region::Line) {
                 patterns.push(cond.row.get_ref().as_str());
                 let regex = Regex::new(cond.row.get_ref()).expect("the patterns of a pack are checked when it is read");
@@ -62,7 +62,9 @@ impl Settled {
                 continue;
             }
             let line = String::from_utf8_lossy(&text[start..end]);
-            if let Some((id, body)) = self.each.iter().find_map(|(id, says, re)| Some((id, event(*says, re, &line)?))) {
+            if let Some((id, body)) =
+                self.each.iter().find_map(|(id, says, re)| Some((id, event(id, *says, re, &line)?)))
+            {
                 events += 1;
                 found(id, body);
             }
@@ -70,13 +72,15 @@ impl Settled {
     }
 }
 
-fn event(says: Says, regex: &Regex, line: &str) -> Option<Body> {
+fn event(rule: &str, says: Says, regex: &Regex, line: &str) -> Option<Body> {
     let caps = regex.captures(line)?;
     let text = |name: &str| caps.name(name).map(|m| m.as_str());
-    let count = |name: &str| text(name).and_then(|t| t.parse().ok()).unwrap_or(0);
+    // A word where a number is expected stands for one.
+    let count = |name: &str| text(name).map_or(0, |t| t.parse().unwrap_or(1));
+    let last = rule.rsplit('.').next().unwrap_or(rule);
     Some(match says {
         Says::Test => Body::TestResult {
-            runner: text("runner").unwrap_or("tests").to_owned(),
+            runner: text("runner").unwrap_or(last.split('-').next().unwrap_or(last)).to_owned(),
             passed: count("passed"),
             failed: count("failed"),
             skipped: count("skipped"),
@@ -95,7 +99,7 @@ mod tests {
     use crate::extract::pattern::Packs;
 
     fn events(text: &str) -> Vec<Body> {
-        let settled = Settled::new(Packs::builtin().generic()).unwrap();
+        let settled = Settled::new(&Packs::builtin().generic().rules).unwrap();
         let mut out = Vec::new();
         settled.read(text.as_bytes(), |_, body| out.push(body));
         out

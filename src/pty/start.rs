@@ -158,13 +158,13 @@ fn go(parts: Parts) -> Result<Ended, StartError> {
     let plan = dir.as_ref().filter(|_| is_text).and_then(|dir| {
         launch::prepare(&pack, &spec, dir, &env).inspect_err(|e| notes.push(format!("launched as given: {e}"))).ok()
     });
-    let (mut reports, mut follow, mut conversation) = (false, None, None);
+    let (mut reports, mut follow, mut conversation, mut version) = (false, None, None, None);
     if let Some(plan) = plan {
         argv = plan.argv.into_iter().map(OsString::from).collect();
         for (key, value) in plan.env {
             set(&mut env, &key, value.into());
         }
-        (reports, follow, conversation) = (plan.reports, plan.follow, plan.conversation);
+        (reports, follow, conversation, version) = (plan.reports, plan.follow, plan.conversation, plan.version);
         notes.extend(plan.notes);
     }
     set(&mut env, RUN_VAR, spec.run.as_str().into());
@@ -186,7 +186,26 @@ fn go(parts: Parts) -> Result<Ended, StartError> {
     let size = size(&spec);
     let (failed_dir, failed_spec) = (dir.clone(), spec.clone());
     let failed_sinks: Vec<_> = sinks.iter().filter_map(|sink| sink.try_clone().ok()).collect();
-    let ctx = SessionCtx { spec, dir, pack, mask, token, reports, follow, conversation, notes, size, sinks };
+    let one_prompt = match spec.seat {
+        Seat::Oneshot => pack.oneshot.as_ref().is_some_and(|o| o.adapter.is_none()),
+        Seat::Direct => pack.takes_one_prompt(&spec.argv, !io::stdin().is_terminal()),
+        Seat::Pane | Seat::Detached => pack.takes_one_prompt(&spec.argv, false),
+    };
+    let ctx = SessionCtx {
+        spec,
+        dir,
+        pack,
+        mask,
+        token,
+        reports,
+        follow,
+        conversation,
+        version,
+        one_prompt,
+        notes,
+        size,
+        sinks,
+    };
     run(launch, observe(ctx)).inspect_err(|e| {
         journal_start_failed(failed_dir.as_ref(), &failed_spec, failed_sinks, e).ok();
     })

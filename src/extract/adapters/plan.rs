@@ -68,6 +68,8 @@ pub struct Plan {
     pub follow: Option<FollowRule>,
     /// Conversation id that the launch fixes, where it does.
     pub conversation: Option<String>,
+    /// Version of the agent, where it was found out.
+    pub version: Option<Version>,
     /// Whether any report is to be expected.
     pub reports: bool,
     /// One line for people about what could not be done, and why.
@@ -85,9 +87,15 @@ pub fn plan(pack: &Pack, site: &Site<'_>) -> Result<Plan, PlanError> {
         files: Vec::new(),
         follow: None,
         conversation: None,
+        version: site.version,
         reports: false,
         notes: Vec::new(),
     };
+    if is_launched_by_another(pack, site.argv) {
+        plan.version = None;
+        plan.notes.push(format!("{} is started by another program: no reports, its screen is read", pack.id));
+        return Ok(plan);
+    }
     if let Some(oneshot) = pack.oneshot.as_ref().filter(|_| site.oneshot) {
         plan.argv.extend(oneshot.args.iter().cloned());
         plan.reports = oneshot.adapter.is_some();
@@ -99,6 +107,13 @@ pub fn plan(pack: &Pack, site: &Site<'_>) -> Result<Plan, PlanError> {
         codex::plan(site, &mut plan)?;
     }
     Ok(plan)
+}
+
+/// Whether the command is another program that starts the agent by its name: arguments of ours would be that program's.
+fn is_launched_by_another(pack: &Pack, argv: &[String]) -> bool {
+    let names = |arg: &String| pack.launch.names.contains(arg);
+    let own = Path::new(&argv[0]).file_name().is_some_and(|n| pack.launch.names.iter().any(|k| n == k.as_str()));
+    !own && argv[1..].iter().any(names)
 }
 
 /// The command line that a hook runs. A shell reads it; the secret is in a file of the run's folder, never here.

@@ -19,6 +19,9 @@ pub struct LaunchRule {
     /// First arguments with which the program starts another agent, named by the next argument.
     #[serde(default)]
     pub launcher_args: Vec<String>,
+    /// How many words, options left out, a command line of a session has: more of them, or a standard input that is no
+    /// terminal, and the run is one prompt and its answer.
+    pub words: Option<usize>,
     /// Variables by which the agent knows that it runs inside itself: never handed on to an agent.
     #[serde(default)]
     pub unset: Vec<String>,

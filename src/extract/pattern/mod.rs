@@ -10,6 +10,8 @@ mod set;
 
 use serde::Deserialize;
 
+use crate::extract::adapters::{Version, parse_version};
+
 pub use launch::{Answers, Bracketed, LaunchRule, Oneshot, Paste};
 pub use read::PackError;
 pub(crate) use read::PatternError;
@@ -86,6 +88,9 @@ pub struct Pack {
     /// What the words of a failure mean, first match first.
     #[serde(default, rename = "failure")]
     pub failures: Vec<FailureRule>,
+    /// Rules for the output of tools that reports bring: the pack's own for lines, and those of the generic pack.
+    #[serde(skip)]
+    pub content: Vec<Rule>,
 }
 
 fn escape() -> String {
@@ -104,6 +109,26 @@ pub enum Mode {
     Tui,
     /// Lines, one after the other.
     Line,
+}
+
+impl Pack {
+    /// Whether `version` of the agent is newer than all that the pack was tested with.
+    pub fn is_untested(&self, version: Version) -> bool {
+        self.tested_versions.iter().filter_map(|v| parse_version(v)).max().is_some_and(|newest| version > newest)
+    }
+
+    /// Whether the pack is for `version` of the agent.
+    pub fn is_for(&self, version: Version) -> bool {
+        let bound = |v: &Option<String>| v.as_deref().and_then(parse_version);
+        bound(&self.min_version).is_none_or(|min| version >= min)
+            && bound(&self.max_version).is_none_or(|max| version <= max)
+    }
+
+    /// Whether a command line holds the only prompt, or standard input is read for it (`piped`).
+    pub fn takes_one_prompt(&self, argv: &[String], piped: bool) -> bool {
+        let words = argv.iter().skip(1).filter(|a| !a.starts_with('-')).count();
+        self.launch.words.is_some_and(|most| piped || words > most)
+    }
 }
 
 #[cfg(test)]

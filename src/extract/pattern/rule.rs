@@ -24,6 +24,8 @@ pub struct ComposerRule {
     pub command: Option<Pattern>,
     /// Line mode, where it must be given: what an empty box holds behind the cursor.
     pub placeholder: Option<Pattern>,
+    /// Line mode: rows that tell how far a preparation is, and are no part of an answer.
+    pub progress: Option<Pattern>,
     /// It is the box only while the cursor stands in it: the same rows elsewhere are a prompt that was taken.
     #[serde(default)]
     pub cursor: bool,
@@ -175,14 +177,21 @@ pub struct Rule {
     pub off: bool,
 }
 
+impl Rule {
+    /// Whether it reads lines that scroll by, and not what stands on the screen.
+    pub fn reads_lines(&self) -> bool {
+        matches!(self.says, Says::Error | Says::Test)
+    }
+}
+
 /// How a question is read off the rows.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AskRule {
     /// The last row like this begins it; the group `tool` names what wants to run.
     pub from: Pattern,
-    /// A choice: group `option`.
-    pub option: Pattern,
+    /// A choice: group `option`; none where it is answered in letters or words.
+    pub option: Option<Pattern>,
     /// Choices that are not part of the question.
     pub skip: Option<Pattern>,
     /// Rows that are decoration or advice.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::extract::pattern::read::{Layers, PackError};
-use crate::extract::pattern::{GENERIC, Pack};
+use crate::extract::pattern::{GENERIC, Pack, Rule};
 
 /// The packs that every build carries.
 const BUILTIN: &[(&str, &str)] = &[
@@ -127,7 +127,20 @@ impl Packs {
                 Err(e) => errors.push(e),
             }
         }
+        self.give_content();
         errors
+    }
+
+    /// Gives each pack the rules for the output of tools.
+    fn give_content(&mut self) {
+        let of_lines = |rules: &[Rule]| rules.iter().filter(|r| r.reads_lines()).cloned().collect::<Vec<_>>();
+        let general = self.by_id.get(GENERIC).map(|e| of_lines(&e.pack.rules)).unwrap_or_default();
+        for entry in self.by_id.values_mut() {
+            let mut content = of_lines(&entry.pack.rules);
+            let own: Vec<String> = content.iter().map(|r| r.id.clone()).collect();
+            content.extend(general.iter().filter(|r| !own.contains(&r.id)).cloned());
+            Arc::make_mut(&mut entry.pack).content = content;
+        }
     }
 
     fn no_base(&self, id: &str) -> String {

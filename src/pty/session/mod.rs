@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never};
 use serde_json::Value;
 
 use crate::ctl::SendOutcome;
-use crate::extract::adapters::FollowRule;
+use crate::extract::adapters::{FollowRule, Version};
 use crate::extract::event::{Body, Draft, Source};
 use crate::extract::pattern::Pack;
 use crate::extract::{Extractor, Options};
@@ -68,6 +68,10 @@ pub struct SessionCtx {
     pub follow: Option<FollowRule>,
     /// Conversation that the launch fixes.
     pub conversation: Option<String>,
+    /// Version of the agent, where it was found out.
+    pub version: Option<Version>,
+    /// The command line, or standard input, holds the only prompt.
+    pub one_prompt: bool,
     /// Said once, in the journal.
     pub notes: Vec<String>,
     /// Size of the terminal at the start.
@@ -200,6 +204,12 @@ impl Observer {
         let options = Options { cols: ctx.size.0, rows: ctx.size.1, reports: ctx.reports };
         let mut extractor = Extractor::new(Arc::clone(&ctx.pack), options);
         extractor.started_at(crate::clock::wall());
+        if let Some(version) = ctx.version {
+            extractor.version(version, Duration::ZERO);
+        }
+        if ctx.one_prompt {
+            extractor.one_prompt();
+        }
         let observer = Self {
             attempt: ctx.spec.attempt,
             ctx,
