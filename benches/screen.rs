@@ -1,4 +1,5 @@
-//! The terminal model beside bare vt100: a log, the frames of a full-screen program, and what real agents wrote.
+//! The terminal model beside bare vt100, and the sentry of the I/O thread: a log, the frames of a full-screen program, and
+//! what real agents wrote.
 //! Rates are per second of CPU: what watching costs, whoever else runs meanwhile. Prints `bench NAME VALUE UNIT RATIO OF`; `--short` runs one small round.
 
 mod corpus;
@@ -10,6 +11,7 @@ use std::path::Path;
 use orchwrap::extract::cast::Moment;
 use orchwrap::recording::{self, Recording};
 use orchwrap::term::grid::Grid;
+use orchwrap::term::modes::Sentry;
 use orchwrap::term::screen::{Screen as _, blank};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -24,7 +26,7 @@ fn main() {
     let short = std::env::args().any(|a| a == "--short");
     let (rounds, bytes) = if short { (1, 1 << 20) } else { (9, 16 << 20) };
     for (name, corpus) in [("log", log(bytes)), ("tui", tui(bytes)), ("recorded", recorded(bytes))] {
-        let (mut ours, mut vt100) = (Vec::new(), Vec::new());
+        let (mut ours, mut vt100, mut sentry) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             ours.push(rate(&corpus, |chunks| {
                 let mut grid = Grid::new(COLS, ROWS);
@@ -37,10 +39,16 @@ fn main() {
                 chunks.for_each(|c| parser.process(c));
                 black_box(parser.screen().cursor_position());
             }));
+            sentry.push(rate(&corpus, |chunks| {
+                let mut sentry = Sentry::new();
+                chunks.for_each(|c| sentry.feed(c, |_| {}));
+                black_box(&sentry);
+            }));
         }
         let (ours, vt100) = (median(ours), median(vt100));
         println!("bench screen-{name} {ours:.1} MB/s {:.2} bare-vt100", ours / vt100);
         println!("bench bare-vt100-{name} {vt100:.1} MB/s - -");
+        println!("bench sentry-{name} {:.1} MB/s - -", median(sentry));
     }
     looks(if short { 1000 } else { 200_000 });
 }

@@ -1,9 +1,11 @@
 //! The sentry: looks at each chunk before it is passed on, finds the OSC 7501 query, and knows which terminal modes are on.
 //!
-//! It runs on the I/O thread, so it jumps from escape to escape with memchr, allocates nothing, and holds no text. What it
+//! It runs on the I/O thread, so it jumps from escape to escape, allocates nothing, and holds no text. What it
 //! knows is just enough to undo an agent's modes after it died. Screens, titles and meaning are the extractor's.
 
 use memchr::{memchr, memchr3};
+
+use crate::term::parse::{find_escape, inside_len};
 
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
@@ -155,12 +157,9 @@ impl Sentry {
         while at < chunk.len() {
             let rest = &chunk[at..];
             at += match self.state {
-                State::Ground => match memchr(ESC, rest) {
+                State::Ground => match find_escape(rest) {
                     None => return,
-                    Some(i) => {
-                        self.state = State::Escape;
-                        i + 1
-                    }
+                    Some(i) => i + self.introduced(&rest[i..]),
                 },
                 State::Text | State::Osc { matched: None } if !self.ending => match self.skip_string(rest) {
                     None => return,
@@ -172,6 +171,21 @@ impl Sentry {
                 }
             };
         }
+    }
+
+    /// At `ESC`: nearly always a control sequence that is here as a whole, and is read where it stands.
+    fn introduced(&mut self, rest: &[u8]) -> usize {
+        if let [_, b'[', inside @ ..] = rest {
+            let len = inside_len(inside);
+            if let Some(&last @ 0x40..0x7f) = inside.get(len) {
+                if len <= PARAMS {
+                    self.control(&inside[..len], last);
+                }
+                return len + 3;
+            }
+        }
+        self.state = State::Escape;
+        1
     }
 
     /// Jumps to the byte that may end a string; `None` if it is not in `rest`.
@@ -249,8 +263,9 @@ impl Sentry {
                 CAN | SUB => self.state = State::Ground,
                 0x40..0x7f => {
                     self.state = State::Ground;
-                    if self.len <= PARAMS {
-                        self.control(byte);
+                    let params = self.params;
+                    if let Some(params) = params.get(..self.len) {
+                        self.control(params, byte);
                     }
                 }
                 0x20..0x40 => {
@@ -284,10 +299,8 @@ impl Sentry {
         self.ever = Modes::default();
     }
 
-    /// A whole control sequence: `self.params[..self.len]`, then `last`.
-    fn control(&mut self, last: u8) {
-        let params = self.params;
-        let params = &params[..self.len];
+    /// A whole control sequence.
+    fn control(&mut self, params: &[u8], last: u8) {
         match (last, params) {
             (b'h' | b'l', [b'?', list @ ..]) => {
                 for mode in list.split(|&b| b == b';').filter_map(number) {

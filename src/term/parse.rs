@@ -7,11 +7,16 @@
 //!
 //! It knows no meaning. Strings (OSC, DCS, ..) are jumped over and never held: titles are the scanner's.
 
+use memchr::memchr;
+
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
 const CAN: u8 = 0x18;
 const SUB: u8 = 0x1a;
 const DEL: u8 = 0x7f;
+
+/// Up to this distance, calling memchr costs more than it saves.
+const NEAR: usize = 32;
 
 /// Longest inside of a sequence that is acted on; nothing longer moves a cursor.
 const HELD: usize = 64;
@@ -95,7 +100,7 @@ impl Parser {
     #[inline]
     fn introduced(&mut self, rest: &[u8], to: &mut impl Handler) -> usize {
         if let [_, b'[', inside @ ..] = rest {
-            let len = stretch(inside, not_inside);
+            let len = inside_len(inside);
             if let Some(&last @ 0x40..DEL) = inside.get(len) {
                 if len <= HELD {
                     to.sequence(&inside[..len], last);
@@ -110,7 +115,7 @@ impl Parser {
     /// In a control sequence that is cut, or that has control characters inside: they act, and it goes on.
     #[cold]
     fn sequence(&mut self, rest: &[u8], to: &mut impl Handler) -> usize {
-        let len = stretch(rest, not_inside);
+        let len = inside_len(rest);
         self.hold(&rest[..len]);
         let Some(&next) = rest.get(len) else { return len };
         match next {
@@ -230,6 +235,31 @@ pub(crate) fn numbers<const N: usize>(inside: &[u8]) -> Option<[u16; N]> {
         }
     }
     Some(found)
+}
+
+/// Length of the inside of a control sequence, at whose start `bytes` stands.
+#[inline]
+pub(crate) fn inside_len(bytes: &[u8]) -> usize {
+    stretch(bytes, not_inside)
+}
+
+/// Finds the next `ESC`. In the frames of a full-screen program it is a few bytes away, which is no distance to call
+/// memchr for; in text it is far.
+#[inline]
+pub(crate) fn find_escape(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(eight) = bytes[at..].first_chunk() {
+        let rest = u64::from_le_bytes(*eight) ^ each(ESC);
+        let found = rest.wrapping_sub(each(0x01)) & !rest & each(0x80);
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+        if at == NEAR {
+            break;
+        }
+    }
+    memchr(ESC, &bytes[at..]).map(|far| at + far)
 }
 
 /// Length of the stretch at the start of `bytes` in which `stops` finds nothing. It is given eight bytes, the first one
@@ -386,6 +416,16 @@ mod tests {
             however_cut(b"\x1b[12\x18a\x1b[3\x1b[4mb\x1b\x1ac\x1b\x1b\x1bMd"),
             ["\"a", "CSI 4m", "\"bc", "ESC M", "\"d"]
         );
+    }
+
+    #[test]
+    fn an_escape_is_found_near_and_far() {
+        for distance in 0..100 {
+            let mut bytes = vec![b'a'; distance];
+            assert_eq!(find_escape(&bytes), None);
+            bytes.extend(b"\x1b\x1a\x1c\x1b and more");
+            assert_eq!(find_escape(&bytes), Some(distance));
+        }
     }
 
     #[test]
