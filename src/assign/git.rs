@@ -397,6 +397,17 @@ impl Git {
         Ok(Place::Tree(facts))
     }
 
+    /// The git folder that the working trees of the repository in `dir` share; none where git knows of no repository.
+    pub async fn common_dir(&self, dir: &Path) -> Result<Option<PathBuf>, GitError> {
+        let args = ["rev-parse", "--path-format=absolute", "--git-common-dir"];
+        match self.run(dir, &args).await {
+            Ok(answer) => Ok(Some(PathBuf::from(OsStr::from_bytes(answer.trim_ascii_end())))),
+            Err(GitError::Failed { message, .. }) if message.contains("not a git repository") => Ok(None),
+            Err(GitError::Start(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// What HEAD of `dir` is.
     pub async fn head(&self, dir: &Path) -> Result<Head, GitError> {
         let end = self.ask(dir, Call::default(), &["symbolic-ref", "--quiet", "HEAD"]).await?;

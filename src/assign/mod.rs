@@ -6,6 +6,7 @@ pub mod env;
 pub mod gate;
 pub mod gate_files;
 pub mod git;
+pub mod inventory;
 pub mod marked;
 pub mod plan;
 pub mod prereq;

@@ -17,6 +17,7 @@ pub mod runs;
 pub mod seats;
 mod server;
 pub mod service;
+mod trust;
 mod upkeep;
 mod world;
 

@@ -13,6 +13,7 @@ mod retention;
 mod runs;
 mod sessions;
 mod tasks;
+mod trusted;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -18,5 +18,6 @@ mod seats;
 mod support;
 mod tidy;
 mod tmux;
+mod trust;
 mod worktree;
 mod wrap;

@@ -18,6 +18,7 @@ use crate::ctl::{SendRequest, Status};
 use crate::daemon::LiveRun;
 use crate::daemon::runs::LaunchError;
 use crate::daemon::seats::{Launch, SeatError};
+use crate::daemon::trust::{self, Doubt, TrustError};
 use crate::extract::event::{Body, SessionState, Verdict};
 use crate::queue::store::{AttemptChange, Session};
 use crate::queue::task::TreeRule;
@@ -101,7 +102,13 @@ impl Driver {
         let base = env::base(base, &self.daemon.packs().unset());
         let limit = Duration::from_millis(spec.timeouts.prepare_ms);
         let env = env::with_task(base, &spec.env, &located.cwd);
+        if located.ours {
+            let depth = located.cwd.strip_prefix(&located.top).map_or(0, |below| below.components().count());
+            let home = spec.cwd.ancestors().nth(depth).unwrap_or(&spec.cwd);
+            self.is_known(self.daemon.doubt_of_set_up(home).await).await?;
+        }
         let tree = trees.prepare(&wanted, &env, limit).await.map_err(|e| tree_failed(&e))?;
+        self.is_known(self.daemon.doubt(&tree.top, &tree.cwd, &self.pack.config_files).await).await?;
         let change = AttemptChange { worktree: Some(tree.cwd.clone()), ..AttemptChange::default() };
         if !self.daemon.store.update_attempt(self.key, change).await? {
             return Err(Halt::Fenced);
@@ -119,6 +126,20 @@ impl Driver {
         env::check_fits(&env).map_err(|e| Next::fail(e.reason(), e.to_string()))?;
         let hash = env::context_hash(&tree.cwd, tree.branch.as_deref(), &spec.prereqs, &env);
         Ok(Context { tree, env, hash })
+    }
+
+    /// Asks a human about configuration of agents that nobody said yes to (T16).
+    async fn is_known(&self, found: Result<Option<Doubt>, TrustError>) -> Step<()> {
+        let Some(doubt) = found.map_err(|e| Next::retry("git_failed", e.to_string()))? else { return Ok(()) };
+        self.step(trust::REASON, json!(doubt)).await?;
+        let what = format!(
+            "what configures agents here is not known: {}; look at it, then say: orchwrap task answer {} yes (or no, \
+             which ends the task; --hash {})",
+            doubt.words,
+            self.key.task,
+            &doubt.hash()[..16]
+        );
+        Err(Next::review(trust::REASON, what).into())
     }
 
     /// The cheapest way from the process that is there into the context.

@@ -83,6 +83,8 @@ impl Daemon {
         check_folder(&spec.cwd)?;
         let facts = self.check_branch(&mut spec, branch_here, &mut notes).await?;
         self.pin_gates(&mut spec, facts.as_ref(), &mut notes).await?;
+        let tree = facts.as_ref().map(|f| (f.top.as_path(), f.common_dir.as_path()));
+        notes.extend(self.meet(&spec.cwd, tree, typed).await?);
         let origin = if typed { Origin::Local } else { Origin::Foreign };
         for name in env::check(&spec.env, origin).map_err(|e| refuse(e.reason(), e))? {
             notes.push(format!("{name} decides what programs load or run; it is passed on as you typed it"));

@@ -7,6 +7,7 @@ use crate::assign::score::Score;
 use crate::ctl::Refusal;
 use crate::daemon::Daemon;
 use crate::daemon::rpc::TaskQuery;
+use crate::daemon::trust;
 use crate::extract::event::{Event, SessionState};
 use crate::ids::{Name, TaskId};
 use crate::pty::client::CtlError;
@@ -163,6 +164,9 @@ impl Daemon {
     /// Passes an answer on to the agent that asks: one answer wins, bound to what was shown (T32, F71).
     pub async fn answer(&self, id: TaskId, text: String, hash: Option<String>) -> Result<Task, Refusal> {
         let task = self.store.task(id).await?;
+        if task.state == TaskState::Review && task.reason.as_deref() == Some(trust::REASON) {
+            return self.settle_doubt(&task, &text, hash.as_deref()).await;
+        }
         let Some(asked) = self.store.open_asks(Some(id)).await?.pop() else {
             return Err(refuse("not_asking", format!("task {id} is {} and asks nothing", task.state.as_str())));
         };

@@ -61,6 +61,9 @@ pub struct Pack {
     /// Side channels by protocol name.
     #[serde(default)]
     pub adapters: Vec<String>,
+    /// Files of a working tree by which the agent is made to start programs: a folder where it ends with a slash.
+    #[serde(default)]
+    pub config_files: Vec<String>,
     /// A turn seen in the output alone proves a task (nothing better exists for this agent).
     #[serde(default)]
     pub output_is_enough: bool,
