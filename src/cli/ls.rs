@@ -18,6 +18,11 @@ pub(super) struct LsArgs {
 }
 
 pub(super) fn main(args: LsArgs) -> anyhow::Result<ExitCode> {
+    list(&args).map(Into::into)
+}
+
+/// Prints them.
+pub(super) fn list(args: &LsArgs) -> anyhow::Result<Exit> {
     let seats: Vec<SeatView> = ask::daemon()?.call(Call::Ls {})?;
     if args.json {
         seats.iter().try_for_each(ask::print_json)?;
@@ -28,7 +33,7 @@ pub(super) fn main(args: LsArgs) -> anyhow::Result<ExitCode> {
     } else {
         ask::print(&render(&seats, clock::wall()))?;
     }
-    Ok(Exit::Ok.into())
+    Ok(Exit::Ok)
 }
 
 fn render(seats: &[SeatView], now: Timestamp) -> String {

@@ -14,6 +14,7 @@ mod ls;
 mod patterns;
 mod pool;
 mod runner;
+mod session;
 mod status;
 mod task;
 mod text;
@@ -31,6 +32,9 @@ pub use exit::Exit;
 /// Wrap a coding agent, watch what it does, and queue tasks for it
 #[derive(Debug, Parser)]
 #[command(name = "orchwrap", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    override_usage = "orchwrap [OPTIONS] AGENT [ARGS]...     wrap an agent: orchwrap claude\n       orchwrap [OPTIONS] COMMAND"
+)]
 #[command(
     after_help = "Anything that is no verb above is the name of an agent: `orchwrap AGENT --resume` runs `AGENT --resume`.\n`orchwrap -- NAME` wraps NAME even if a verb has that name."
 )]
@@ -62,9 +66,9 @@ enum Verb {
     /// Keep sets of sessions running
     #[command(subcommand)]
     Pool(pool::Pool),
-    /// Start, show, prompt and stop named sessions
+    /// List, start, show, prompt and stop named sessions
     #[command(subcommand)]
-    Session(pool::SessionVerb),
+    Session(session::SessionVerb),
     /// Show a session's terminal here; Ctrl-b d leaves it
     Attach(attach::Attach),
     /// Look at everything a run needs, and say what to do
@@ -133,7 +137,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(args) => daemon::main(args),
         Verb::Background => daemon::background(),
         Verb::Pool(verb) => pool::pool(verb).map(Into::into),
-        Verb::Session(verb) => pool::session(verb).map(Into::into),
+        Verb::Session(verb) => session::main(verb).map(Into::into),
         Verb::Attach(args) => attach::run(&args).map(Into::into),
         Verb::Doctor { json } => doctor::run(json).map(Into::into),
         Verb::Completions(args) => generate::completions(&args).map(Into::into),

@@ -1,4 +1,4 @@
-//! `orchwrap pool ..` and `orchwrap session ..`: seats for agents.
+//! `orchwrap pool ..`: sets of sessions that are kept running.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -9,8 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::ask::ask;
 use super::exit::Exit;
+use super::text;
 use crate::daemon::rpc::{Call, SeatRequest, Terminal};
-use crate::daemon::service::{PoolView, SessionView};
+use crate::daemon::service::{PoolView, state_word};
+use crate::extract::event::SessionState;
 use crate::ids::Name;
 use crate::queue::store::{Session, Wanted};
 
@@ -92,41 +94,6 @@ pub(crate) enum Pool {
     },
 }
 
-/// Named seats outside any pool
-#[derive(Debug, Subcommand)]
-pub(crate) enum SessionVerb {
-    /// Make and start a session
-    Start {
-        /// Its name
-        name: Name,
-        #[command(flatten)]
-        seat: SeatArgs,
-        /// Let the queue send it tasks
-        #[arg(long)]
-        tasks: bool,
-    },
-    /// Show a session
-    Show {
-        /// Its name
-        name: Name,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Type a prompt into an idle session; prints the verdict
-    Send {
-        /// Its name
-        name: Name,
-        /// The prompt
-        text: String,
-    },
-    /// Stop a session's process and keep it stopped
-    Stop {
-        /// Its name
-        name: Name,
-    },
-}
-
 pub(crate) fn pool(verb: Pool) -> anyhow::Result<Exit> {
     match verb {
         Pool::Up { name, n, seat, json } => {
@@ -143,33 +110,7 @@ pub(crate) fn pool(verb: Pool) -> anyhow::Result<Exit> {
     }
 }
 
-pub(crate) fn session(verb: SessionVerb) -> anyhow::Result<Exit> {
-    match verb {
-        SessionVerb::Start { name, seat, tasks } => {
-            let view: SessionView = ask(Call::SessionStart(request(name, None, seat, tasks)?))?;
-            show_session(&view, false)
-        }
-        SessionVerb::Show { name, json } => show_session(&ask(Call::SessionShow { name })?, json),
-        SessionVerb::Send { name, text } => {
-            let outcome: crate::ctl::SendOutcome = ask(Call::SessionSend { name, text })?;
-            match (outcome.verdict, outcome.refused) {
-                (Some(verdict), _) => {
-                    let word = serde_json::to_value(verdict)?;
-                    writeln!(std::io::stdout(), "{}", word.as_str().unwrap_or_default())?;
-                    let taken = matches!(word.as_str(), Some("accepted" | "queued_in_agent"));
-                    Ok(if taken { Exit::Ok } else { Exit::Failed })
-                }
-                (None, _) => anyhow::bail!("{}", outcome.why),
-            }
-        }
-        SessionVerb::Stop { name } => {
-            let _: serde_json::Value = ask(Call::SessionStop { name })?;
-            Ok(Exit::Ok)
-        }
-    }
-}
-
-fn request(name: Name, size: Option<u32>, seat: SeatArgs, takes_tasks: bool) -> anyhow::Result<SeatRequest> {
+pub(super) fn request(name: Name, size: Option<u32>, seat: SeatArgs, takes_tasks: bool) -> anyhow::Result<SeatRequest> {
     let dir = seat.dir.unwrap_or_else(|| PathBuf::from("."));
     let cwd = dir.canonicalize().with_context(|| format!("find folder {}", dir.display()))?;
     let mut added = BTreeMap::new();
@@ -209,7 +150,7 @@ fn show_pools(pools: &[PoolView], json: bool) -> anyhow::Result<Exit> {
     }
     for view in pools {
         let spec = &view.pool.spec;
-        writeln!(out, "{}  {} x {}  {}", spec.name, view.pool.size, spec.agent, spec.cwd.display())?;
+        writeln!(out, "{}  {} x {}  {}", spec.name, view.pool.size, text::safe(&spec.agent), text::path(&spec.cwd))?;
         for s in &view.sessions {
             writeln!(out, "  {:<16} {}", s.spec.name, describe(s))?;
         }
@@ -217,24 +158,13 @@ fn show_pools(pools: &[PoolView], json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn show_session(view: &SessionView, json: bool) -> anyhow::Result<Exit> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, view)?;
-        writeln!(out)?;
-    } else {
-        let s = &view.session;
-        writeln!(out, "{}  {}  {}  {}", s.spec.name, s.spec.agent, describe(s), s.place.display())?;
-    }
-    Ok(Exit::Ok)
-}
-
 /// What a session is doing, in a few words.
-fn describe(s: &Session) -> String {
-    let state = serde_json::to_value(s.state).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+pub(super) fn describe(s: &Session) -> String {
     match (&s.aside, s.wanted) {
-        (Some(why), _) => format!("set aside: {why} (pool restart tries again)"),
+        (Some(why), _) => text::line(&format!("set aside: {why} (pool restart tries again)"), 200),
         (None, Wanted::Down) => "stopped".to_owned(),
-        (None, Wanted::Up) => state,
+        // It never had a process, and one is being started.
+        (None, Wanted::Up) if s.run.is_none() => state_word(SessionState::Starting).to_owned(),
+        (None, Wanted::Up) => state_word(s.state).to_owned(),
     }
 }
