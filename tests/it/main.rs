@@ -15,6 +15,7 @@ mod pool;
 mod prepare;
 mod recordings;
 mod seats;
+mod shadow;
 mod support;
 mod tidy;
 mod tmux;

@@ -13,12 +13,12 @@ use orchwrap::ids::TaskId;
 use orchwrap::queue::task::TreeRule;
 
 /// A repository `app` with one commit on `main` and a folder `sub`, a HOME of its own, and our trees beside it.
-struct Fixture {
-    dir: tempfile::TempDir,
+pub(crate) struct Fixture {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let new = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir_all(new.app().join("sub")).unwrap();
         std::fs::create_dir(new.dir.path().join("home")).unwrap();
@@ -30,7 +30,7 @@ impl Fixture {
         new
     }
 
-    fn app(&self) -> PathBuf {
+    pub(crate) fn app(&self) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join("app")
     }
 
@@ -38,17 +38,17 @@ impl Fixture {
         self.dir.path().canonicalize().unwrap().join("state/worktrees")
     }
 
-    fn env(&self) -> Vec<(OsString, OsString)> {
+    pub(crate) fn env(&self) -> Vec<(OsString, OsString)> {
         let path = std::env::var_os("PATH").unwrap();
         vec![("PATH".into(), path), ("HOME".into(), self.dir.path().join("home").into())]
     }
 
     /// The user's own git.
-    fn git(&self, args: &[&str]) -> String {
+    pub(crate) fn git(&self, args: &[&str]) -> String {
         self.git_in(&self.app(), args)
     }
 
-    fn git_in(&self, dir: &Path, args: &[&str]) -> String {
+    pub(crate) fn git_in(&self, dir: &Path, args: &[&str]) -> String {
         let who = ["-c", "user.name=u", "-c", "user.email=u@localhost"];
         let out =
             Command::new("git").args(who).args(args).current_dir(dir).env_clear().envs(self.env()).output().unwrap();
@@ -56,7 +56,7 @@ impl Fixture {
         String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
     }
 
-    fn our_git(&self) -> Git {
+    pub(crate) fn our_git(&self) -> Git {
         Git::with_env(self.env())
     }
 
@@ -86,7 +86,7 @@ impl Fixture {
     }
 }
 
-fn script(path: &Path, text: &str) {
+pub(crate) fn script(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
