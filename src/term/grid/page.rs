@@ -225,7 +225,9 @@ impl Page {
     // Changes.
 
     pub(super) fn clear(&mut self) {
-        *self = Self::new(self.cols, self.rows.len(), self.past.is_some());
+        self.soft_reset();
+        self.erase_rows(..);
+        self.set_cursor((0, 0));
     }
 
     /// Puts right what a program may have left behind, but for the text.
