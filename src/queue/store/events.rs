@@ -91,6 +91,8 @@ fn read(conn: &Connection, sql: &str, args: Vec<Sql>) -> Result<Vec<Event>, Stor
 
 impl Tx<'_> {
     /// Adds an event of the daemon's own.
+    ///
+    /// `session` is the one that the attempt works in, where there is one.
     pub fn daemon_event(
         &mut self,
         body: Body,
@@ -99,13 +101,6 @@ impl Tx<'_> {
         session: Option<Name>,
         run: Option<RunId>,
     ) -> Result<(), StoreError> {
-        let session = match (session, attempt) {
-            (None, Some(key)) if key.fence > 0 => {
-                let mut last = self.conn.prepare_cached("SELECT last_session FROM tasks WHERE id = ?")?;
-                super::opt_parse(last.query_row([key.task.0], |r| r.get(0)).optional()?.flatten())?
-            }
-            (session, _) => session,
-        };
         let event = Event {
             id: None,
             seq: None,
@@ -138,7 +133,7 @@ impl Tx<'_> {
                     event.attempt.map(|a| a.task.0),
                     event.session.as_ref().map(Name::as_str),
                     event.body.kind(),
-                    to_json(&Event { id: None, ..event.clone() }),
+                    to_json(&event),
                 ],
                 |r| r.get(0),
             )
@@ -157,7 +152,7 @@ impl Tx<'_> {
             let Some(seq) = event.seq.filter(|seq| *seq > cursor) else { continue };
             cursor = seq;
             self.mirror(run, &event)?;
-            taken += usize::from(self.insert_event(Event { run: Some(run.clone()), ..event })?.is_some());
+            taken += usize::from(self.insert_event(Event { id: None, run: Some(run.clone()), ..event })?.is_some());
         }
         self.conn
             .prepare_cached("UPDATE runs SET cursor = ?2 WHERE id = ?1")?

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use super::{Store, StoreError, Tx, from_json, micros, opt_parse, opt_time, state_list, time, to_json};
 use crate::clock::Timestamp;
 use crate::extract::event::Body;
-use crate::ids::{AttemptKey, RunId, TaskId};
+use crate::ids::{AttemptKey, Name, RunId, TaskId};
 use crate::queue::schedule::{self, Lane, Waiting};
 use crate::queue::task::{Proof, Task, TaskSpec, TaskState};
 use crate::queue::transition::{self, Actor, Verb};
@@ -206,8 +206,9 @@ impl Tx<'_> {
         let due = spec.not_before.filter(|t| *t > self.now && state == TaskState::Queued);
         let mut insert = self.conn.prepare_cached(
             "INSERT INTO tasks (spec, idempotency_key, lane, place, priority, turn, state, was, due_us, created_us,
-                                changed_us)
-             VALUES (:spec, :key, :lane, :place, :priority, :turn, :state, :state, :due, :now, :now) RETURNING id",
+                                changed_us, waiting_for)
+             VALUES (:spec, :key, :lane, :place, :priority, :turn, :state, :state, :due, :now, :now, :waiting)
+             RETURNING id",
         )?;
         let id = TaskId(insert.query_row(
             named_params! {
@@ -220,14 +221,18 @@ impl Tx<'_> {
                 ":state": state.as_str(),
                 ":due": due.map(micros),
                 ":now": micros(self.now),
+                // What a held one waits for names its number, which is not known yet.
+                ":waiting": (state == TaskState::Queued).then(|| transition::waits_for(state, TaskId(0), due)).flatten(),
             },
             |r| r.get(0),
         )?);
         drop(insert);
-        self.task_event(AttemptKey { task: id, attempt: 0, fence: 0 }, state, "", None, None)?;
-        if spec.deps.is_empty() {
+        let key = AttemptKey { task: id, attempt: 0, fence: 0 };
+        self.task_event(key, state, "", None, "queue.add", None)?;
+        if state != TaskState::Queued {
             self.set_waiting(id, transition::waits_for(state, id, due).as_deref())?;
-        } else {
+        }
+        if !spec.deps.is_empty() {
             for dep in &spec.deps {
                 self.add_dep(id, *dep)?;
             }
@@ -441,11 +446,11 @@ impl Tx<'_> {
                  duration_ms = COALESCE(:duration, duration_ms), worktree = COALESCE(:worktree, worktree),
                  last_run = COALESCE(:run, last_run)
              WHERE id = :id AND (:fence IS NULL OR fence = :fence) AND state IN ({})
-             RETURNING was, attempts + :refund, fence",
+             RETURNING was, attempts + :refund, fence, last_session",
             state_list(from)
         ))?;
         let waiting = change.waiting_for.clone().or_else(|| transition::waits_for(to, id, change.due));
-        let moved: Option<(String, u32, i64)> = update
+        let moved: Option<(String, u32, i64, Option<String>)> = update
             .query_row(
                 named_params! {
                     ":id": id.0,
@@ -463,13 +468,15 @@ impl Tx<'_> {
                     ":worktree": change.worktree.as_ref().map(|p| p.to_string_lossy()),
                     ":run": change.run.as_ref().map(RunId::as_str),
                 },
-                |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
+                |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)),
             )
             .optional()?;
         drop(update);
-        let Some((was, attempt, fence)) = moved else { return Ok(false) };
+        let Some((was, attempt, fence, session)) = moved else { return Ok(false) };
         let key = AttemptKey { task: id, attempt, fence };
-        self.task_event(key, to, &was, change.reason.clone(), Some(rule))?;
+        // Before its first attempt a task has no session.
+        let session = opt_parse(session.filter(|_| fence > 0))?;
+        self.task_event(key, to, &was, change.reason.clone(), rule, session)?;
         if to.is_final() || state(&was)?.is_final() {
             self.settle_dependants(id, to)?;
         }
@@ -482,10 +489,11 @@ impl Tx<'_> {
         to: TaskState,
         was: &str,
         reason: Option<String>,
-        rule: Option<&str>,
+        rule: &str,
+        session: Option<Name>,
     ) -> Result<(), StoreError> {
         let body = Body::TaskState { state: to.as_str().to_owned(), was: was.to_owned(), reason };
-        self.daemon_event(body, rule.unwrap_or("queue.add"), Some(key), None, None)
+        self.daemon_event(body, rule, Some(key), session, None)
     }
 }
 
