@@ -25,7 +25,7 @@ pub(crate) enum Who {
 pub(crate) fn dispatch(other: impl FnOnce(&str, &[OsString])) {
     let args: Vec<OsString> = std::env::args_os().collect();
     match args.get(1).and_then(|arg| arg.to_str()) {
-        Some("__relay") => relay(&args[2..]),
+        Some("__relay") => relay(&args[2..], |_| {}),
         Some(verb) if verb.starts_with("__") => {
             other(verb, &args[2..]);
             std::process::exit(0);
@@ -110,8 +110,8 @@ fn in_terminal(command: &mut Command, pair: nix::pty::OpenptyResult) -> Child {
     command.spawn().expect("a process")
 }
 
-/// The floor.
-fn relay(argv: &[OsString]) -> ! {
+/// The floor. `typed` is shown the keys before they are passed on.
+pub(crate) fn relay(argv: &[OsString], typed: impl Fn(&[u8])) -> ! {
     let stdin = std::io::stdin();
     let original = tcgetattr(&stdin).expect("a terminal");
     let mut raw = original.clone();
@@ -133,6 +133,7 @@ fn relay(argv: &[OsString]) -> ! {
         let (keys, output) = (fds[0].revents(), fds[1].revents());
         if keys.contains(PollFlags::IN) {
             let n = rustix::io::read(&stdin, &mut buffer[..]).expect("keys");
+            typed(&buffer[..n]);
             write_all(&master, &buffer[..n]);
         }
         if !output.is_empty() {
