@@ -230,7 +230,7 @@ pub fn parse(bytes: &[u8]) -> Env {
 }
 
 /// Writes the form that [`parse`] reads.
-pub fn serialize(env: &Env) -> Vec<u8> {
+pub fn serialize<'a>(env: impl IntoIterator<Item = (&'a OsString, &'a OsString)>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in env {
         bytes.extend_from_slice(name.as_bytes());

@@ -1,15 +1,15 @@
 //! The folder of a run: made before its wrapper starts, locked by the wrapper for life.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
+use crate::assign::env;
 use crate::paths::{RunDir, StateDir};
 use crate::run::{RunSpec, SPEC_VERSION};
 use crate::sock::create_private;
@@ -89,7 +89,7 @@ pub fn create_unsynced(state: &StateDir, spec: &RunSpec, env: &[(OsString, OsStr
     private_dir(&state.runs())?;
     let dir = state.run(&spec.run);
     private_dir(dir.path())?;
-    write_private(&dir.env(), &env_bytes(env))?;
+    write_private(&dir.env(), &env::serialize(env.iter().map(|(name, value)| (name, value))))?;
     write_private(&dir.token(), token().as_bytes())?;
     write_private(&dir.lock(), b"")?;
     // Last, so that a folder with a `run.json` is whole.
@@ -128,31 +128,7 @@ pub fn take_env(dir: &RunDir) -> Result<Vec<(OsString, OsString)>, RunDirError> 
     let path = dir.env();
     let bytes = std::fs::read(&path).map_err(io_error("read", &path))?;
     std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
-    Ok(parse_env(&bytes))
-}
-
-/// `KEY=VALUE` separated by NUL.
-pub fn env_bytes(env: &[(OsString, OsString)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (key, value) in env {
-        out.extend_from_slice(key.as_bytes());
-        out.push(b'=');
-        out.extend_from_slice(value.as_bytes());
-        out.push(0);
-    }
-    out
-}
-
-/// The reverse of [`env_bytes`]; what has no `=` is left out.
-pub fn parse_env(bytes: &[u8]) -> Vec<(OsString, OsString)> {
-    bytes
-        .split(|b| *b == 0)
-        .filter_map(|entry| {
-            let eq = entry.iter().position(|b| *b == b'=')?;
-            let (key, value) = (&entry[..eq], &entry[eq + 1..]);
-            Some((OsStr::from_bytes(key).to_owned(), OsString::from_vec(value.to_vec())))
-        })
-        .collect()
+    Ok(env::parse(&bytes).into_iter().collect())
 }
 
 /// The lock of a run. Held for the life of the wrapper; the kernel releases it with the process, however that ends.
@@ -225,7 +201,8 @@ pub(crate) mod tests {
         let root = tempfile::tempdir().unwrap();
         let state = StateDir::new(root.path().join("state"));
         let spec = spec();
-        let env = vec![("A".into(), "1=2".into()), ("B".into(), OsString::from_vec(vec![0xff, b'x']))];
+        let env =
+            vec![("A".into(), "1=2".into()), ("B".into(), std::os::unix::ffi::OsStringExt::from_vec(vec![0xff, b'x']))];
         let dir = create(&state, &spec, &env).unwrap();
         for file in [dir.spec(), dir.env(), dir.token(), dir.lock()] {
             assert_eq!(mode(&file), 0o600, "{}", file.display());
