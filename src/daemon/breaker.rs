@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A run that ends sooner than this after its start counts as a failed start.
+/// A run that ends by itself sooner than this after its start counts as a failed start.
 pub const QUICK_DEATH: Duration = Duration::from_secs(10);
 
 /// Failed starts in a row that open the breaker: with the delays below, half a minute of trying.
@@ -22,9 +22,30 @@ pub enum Next {
     SetAside,
 }
 
-/// Returns the failed starts in a row, one more process having ended after it `lived` so long.
-pub fn count(before: u32, lived: Duration) -> u32 {
-    if lived >= QUICK_DEATH { 1 } else { before.saturating_add(1) }
+/// How a session's process ended that nobody asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct End {
+    /// How long it lived.
+    pub lived: Duration,
+    /// It had been ready for a prompt.
+    pub was_ready: bool,
+    /// Somebody else ended it: a signal that no crash makes, or its terminal or wrapper went away.
+    pub killed: bool,
+}
+
+/// The signals by which processes are ended from outside: HUP, INT, KILL, TERM.
+const OUTSIDE: [i32; 4] = [1, 2, 9, 15];
+
+/// Whether an end with this `reason` and `signal` came from outside.
+pub fn was_killed(reason: &str, signal: Option<i32>) -> bool {
+    matches!(reason, "wrapper_lost" | "tmux_lost" | "hangup") || signal.is_some_and(|s| OUTSIDE.contains(&s))
+}
+
+/// Returns the failed starts in a row, one more process having ended so.
+///
+/// A start has succeeded once the process lived for a while, or was ready and then killed.
+pub fn count(before: u32, end: End) -> u32 {
+    if end.lived >= QUICK_DEATH || (end.was_ready && end.killed) { 1 } else { before.saturating_add(1) }
 }
 
 /// Returns what follows after so many `failures` in a row; `jitter` is a random number in 0..1.
@@ -47,17 +68,27 @@ mod tests {
         let mut failures = 0;
         let mut last = Duration::ZERO;
         for _ in 1..OPEN_AFTER {
-            failures = count(failures, Duration::from_millis(50));
+            failures = count(failures, End { lived: Duration::from_millis(50), ..End::default() });
             let Next::StartAfter(delay) = next(failures, 0.5) else { panic!("set aside after {failures}") };
             assert!(delay > last);
             last = delay;
         }
-        assert_eq!(next(count(failures, Duration::ZERO), 0.5), Next::SetAside);
+        assert_eq!(next(count(failures, End::default()), 0.5), Next::SetAside);
+    }
+
+    #[test]
+    fn f12_only_a_process_that_was_ready_and_then_killed_from_outside_is_no_failed_start() {
+        let end = |was_ready, killed| End { lived: Duration::from_secs(1), was_ready, killed };
+        assert_eq!(count(4, end(true, true)), 1);
+        assert_eq!(count(4, end(true, false)), 5, "it crashes at its first prompt");
+        assert_eq!(count(4, end(false, true)), 5, "something ends it each time before it is ready");
+        assert!(was_killed("signal", Some(9)) && was_killed("wrapper_lost", None) && was_killed("tmux_lost", None));
+        assert!(!was_killed("signal", Some(11)) && !was_killed("exit", None));
     }
 
     #[test]
     fn a_process_that_lived_starts_the_count_anew() {
-        assert_eq!(count(4, Duration::from_secs(3600)), 1);
+        assert_eq!(count(4, End { lived: Duration::from_secs(3600), ..End::default() }), 1);
         assert_eq!(next(1, 1.0), Next::StartAfter(FIRST_DELAY.mul_f64(1.5)));
     }
 }

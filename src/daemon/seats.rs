@@ -398,7 +398,13 @@ impl Seats {
     /// Books the end of a session's process: nobody's fault if it was asked for, else one failure.
     async fn settle(&self, session: &Session, row: &RunRow) -> Result<Session, SeatError> {
         let lived = row.ended.map_or(SignedDuration::ZERO, |end| end.duration_since(row.spec.created));
-        let asked_for = row.end_reason.as_deref() == Some("stopped");
+        let reason = row.end_reason.as_deref().unwrap_or_default();
+        let asked_for = reason == "stopped";
+        let end = breaker::End {
+            lived: lived.unsigned_abs(),
+            was_ready: self.inner.store.was_ready(row.spec.run.clone()).await?,
+            killed: breaker::was_killed(reason, row.signal),
+        };
         let why = end_in_words(row);
         let oneshot = session.spec.seat == Seat::Oneshot;
         let change = move |s: &mut Session| {
@@ -409,7 +415,7 @@ impl Seats {
                 s.failures = 0;
                 return;
             }
-            s.failures = breaker::count(s.failures, lived.unsigned_abs());
+            s.failures = breaker::count(s.failures, end);
             match breaker::next(s.failures, jitter()) {
                 Next::StartAfter(delay) => s.retry_at = Some(clock::wall() + delay),
                 Next::SetAside => s.aside = Some(why),
@@ -549,7 +555,7 @@ fn forgive(s: &mut Session) {
 fn failed_start(s: &mut Session, why: &str) {
     s.run = None;
     s.state = SessionState::Exited;
-    s.failures = breaker::count(s.failures, Duration::ZERO);
+    s.failures = breaker::count(s.failures, breaker::End::default());
     match breaker::next(s.failures, jitter()) {
         Next::StartAfter(delay) => s.retry_at = Some(clock::wall() + delay),
         Next::SetAside => s.aside = Some(why.to_owned()),

@@ -3,13 +3,16 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, Tx, from_json, micros, opt_time, time, to_json};
+use super::{EventFilter, Store, StoreError, Tx, from_json, micros, opt_time, time, to_json};
 use crate::clock::Timestamp;
 use crate::extract::event::{Body, Event, SessionState};
 use crate::ids::{Name, RunId};
 use crate::run::RunSpec;
 
 const COLUMNS: &str = "spec, cursor, created_us, ended_us, end_reason, code, signal";
+
+/// Changes of state in which a run that came up at all has been idle.
+const STATES_LOOKED_AT: usize = 100;
 
 /// A run, as the daemon knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -155,6 +158,13 @@ impl Store {
     /// The run, if it is known.
     pub async fn run(&self, id: RunId) -> Result<Option<RunRow>, StoreError> {
         self.read(move |conn| Ok(select(conn, "WHERE id = ?", [id.as_str()])?.into_iter().next())).await
+    }
+
+    /// Whether the run was idle at any time: its agent had come up.
+    pub async fn was_ready(&self, id: RunId) -> Result<bool, StoreError> {
+        let filter = EventFilter { run: Some(id), kinds: vec!["state".to_owned()], ..EventFilter::default() };
+        let states = self.events(filter, 0, STATES_LOOKED_AT).await?;
+        Ok(states.iter().any(|e| matches!(e.body, Body::State { state: SessionState::Idle, .. })))
     }
 
     /// Runs without an end, oldest first.
