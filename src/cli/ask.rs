@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::Exit;
 use crate::config::{Config, Dirs};
 use crate::daemon::client::{Client, ClientError, Start};
+use crate::queue::store::StoreError;
 
 /// The folders of this person.
 pub(super) fn dirs() -> anyhow::Result<Dirs> {
@@ -24,8 +25,24 @@ pub(super) fn daemon() -> anyhow::Result<Client> {
     Ok(Client::connect(&dirs()?, Start::IfNeeded)?)
 }
 
+/// A connection to the daemon, started if it does not run. None where it cannot be started, with the reason on stderr:
+/// what its database says can be read all the same (F45).
+pub(super) fn daemon_if_possible(dirs: &Dirs) -> anyhow::Result<Option<Client>> {
+    match Client::connect(dirs, Start::IfNeeded) {
+        Ok(client) => Ok(Some(client)),
+        Err(e @ ClientError::Start(_)) => {
+            eprintln!("orchwrap: {e}");
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// The exit code that an error means.
 pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.is::<StoreError>() {
+        return Exit::Unavailable;
+    }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused(r)) => match r.code.as_str() {
             "bad_request" | "command_like" | "cwd_missing" | "prompt_too_large" | "env_too_large" | "env_denied"

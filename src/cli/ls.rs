@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Exit, ask, text};
 use crate::clock::{self, Timestamp};
 use crate::daemon::rpc::Call;
-use crate::daemon::service::{SeatView, state_word};
+use crate::daemon::service::{SeatView, offline, state_word};
 
 /// List sessions and live runs
 #[derive(Debug, Args)]
@@ -23,17 +23,21 @@ pub(super) fn main(args: LsArgs) -> anyhow::Result<ExitCode> {
 
 /// Prints them.
 pub(super) fn list(args: &LsArgs) -> anyhow::Result<Exit> {
-    let seats: Vec<SeatView> = ask::daemon()?.call(Call::Ls {})?;
+    let dirs = ask::dirs()?;
+    let (seats, exit): (Vec<SeatView>, _) = match ask::daemon_if_possible(&dirs)? {
+        Some(mut client) => (client.call(Call::Ls {})?, Exit::Ok),
+        None => (offline::list_seats(&dirs.state())?, Exit::Unavailable),
+    };
     if args.json {
         seats.iter().try_for_each(ask::print_json)?;
-    } else if seats.is_empty() {
+    } else if seats.is_empty() && exit == Exit::Ok {
         eprintln!(
             "orchwrap: no sessions; start some with: orchwrap pool up NAME --agent AGENT, or wrap one: orchwrap AGENT"
         );
     } else {
         ask::print(&render(&seats, clock::wall()))?;
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 fn render(seats: &[SeatView], now: Timestamp) -> String {

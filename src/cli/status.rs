@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Exit, ask, text};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::daemon::client::{Client, ClientError, Start};
 use crate::daemon::rpc::Call;
 use crate::daemon::service::Overview;
-use crate::paths::{RunDir, StateDir};
-use crate::pty::rundir;
+use crate::daemon::service::offline::{self, Counts};
+use crate::paths::StateDir;
 
 /// Show what is going on
 #[derive(Debug, Args)]
@@ -35,22 +35,33 @@ pub(super) fn main(args: StatusArgs) -> anyhow::Result<ExitCode> {
         (Some(o), true, _) => ask::print_json(&o)?,
         (Some(o), _, true) => ask::print(&format!("{}\n", line(&o)))?,
         (Some(o), ..) => ask::print(&lines(&o))?,
-        (None, true, _) => ask::print_json(&serde_json::json!({ "runs": live_runs(&dirs.state()) }))?,
-        (None, _, true) => ask::print("daemon off\n")?,
-        (None, ..) => {
-            let runs = live_runs(&dirs.state());
-            ask::print(&format!(
-                "daemon    not running; start it with: orchwrap daemon start\nruns      {runs} live\n"
-            ))?;
-        }
+        (None, false, true) => ask::print("daemon off\n")?,
+        (None, json, _) => return without_daemon(&dirs.state(), json),
     }
     Ok(Exit::Ok.into())
 }
 
-/// Runs whose wrapper holds its lock: needs no daemon to tell.
-fn live_runs(state: &StateDir) -> usize {
-    let Ok(entries) = std::fs::read_dir(state.runs()) else { return 0 };
-    entries.flatten().filter(|e| rundir::is_alive(&RunDir::at(e.path()))).count()
+/// Says what the database and the locks of the runs tell. What cannot be read is said on stderr, after the rest (F45).
+fn without_daemon(state: &StateDir, json: bool) -> anyhow::Result<ExitCode> {
+    let (counts, unread) = offline::counts(state);
+    match (json, &unread) {
+        (true, _) => ask::print_json(&counts)?,
+        (false, None) => ask::print(&off_lines(&counts))?,
+        (false, Some(_)) => ask::print(&format!("{OFF}runs      {} live\n", counts.runs))?,
+    }
+    Ok(unread
+        .map_or(Exit::Ok, |e| {
+            eprintln!("orchwrap: {e}");
+            Exit::Unavailable
+        })
+        .into())
+}
+
+const OFF: &str = "daemon    not running; start it with: orchwrap daemon start\n";
+
+fn off_lines(c: &Counts) -> String {
+    let (seats, tasks) = (counts(&c.seats, SEATS), counts(&c.tasks, TASKS));
+    format!("{OFF}runs      {} live\nsessions  {seats}\ntasks     {tasks}\n{}", c.runs, parked(&c.parked))
 }
 
 fn counts(of: &BTreeMap<String, u64>, order: &[&str]) -> String {
@@ -78,18 +89,19 @@ const TASKS: &[&str] = &[
 ];
 
 fn lines(o: &Overview) -> String {
-    let mut out = format!(
-        "daemon    pid {}, version {}, for {}\nsessions  {}\ntasks     {}\n",
+    format!(
+        "daemon    pid {}, version {}, for {}\nsessions  {}\ntasks     {}\n{}",
         o.pid,
         o.version,
         text::ago(o.since, clock::wall()),
         counts(&o.seats, SEATS),
-        counts(&o.tasks, TASKS)
-    );
-    for (provider, until) in &o.parked {
-        out.push_str(&format!("parked    {} until {until:.0}\n", text::safe(provider)));
-    }
-    out
+        counts(&o.tasks, TASKS),
+        parked(&o.parked)
+    )
+}
+
+fn parked(of: &BTreeMap<String, Timestamp>) -> String {
+    of.iter().map(|(provider, until)| format!("parked    {} until {until:.0}\n", text::safe(provider))).collect()
 }
 
 /// What needs a human first, then what moves; nothing that is over.

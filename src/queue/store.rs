@@ -7,6 +7,7 @@
 mod attempts;
 mod events;
 mod gates;
+mod look;
 mod open;
 mod reserve;
 mod retention;
@@ -31,6 +32,7 @@ use crate::queue::task::TaskState;
 pub use attempts::{Attempt, AttemptChange, Claimed, Step};
 pub use events::EventFilter;
 pub use gates::{Approval, GateRow};
+pub use look::{Look, look};
 pub use open::{Damage, Identity};
 pub use retention::Pruned;
 pub use runs::RunRow;

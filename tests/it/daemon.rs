@@ -15,6 +15,33 @@ fn names(rows: &[Value], key: &str) -> Vec<String> {
 }
 
 #[test]
+fn f45_what_is_queued_is_read_without_a_daemon_and_none_is_started_to_look() {
+    let w = World::new();
+    assert!(w.ok(&["status"]).contains("not running"), "before there is anything");
+    let id = w.ok(&["task", "add", "later", "--hold"]);
+    w.kill_daemon(Signal::SIGTERM);
+    let text = w.ok(&["status"]);
+    assert!(text.contains("not running") && text.contains("1 held"), "{text}");
+    assert_eq!(w.json(&["status", "--json"])[0]["tasks"]["held"], 1);
+    assert_eq!(w.daemon_pid(), None);
+    // A daemon that cannot start says why; the listing comes all the same, and the code tells.
+    let config = w.home.join("config/orchwrap");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("config.toml"), "[queue]\nmax_lives = 1\n").unwrap();
+    let said = w.say(&["task", "ls", "--json"]);
+    assert_eq!((said.code, said.json()[0]["id"].to_string()), (Some(69), id.trim().to_owned()), "{}", said.err);
+    assert!(said.err.contains("max_live") && said.err.lines().count() == 1, "{}", said.err);
+    assert_eq!(w.say(&["ls"]).code, Some(69));
+    // What is no database is named in one line, and stays as it is.
+    let db = w.state().join("orchwrap.db");
+    std::fs::write(&db, [7; 8192]).unwrap();
+    let said = w.say(&["status"]);
+    assert_eq!((said.code, said.err.lines().count()), (Some(69), 1), "{}", said.err);
+    assert!(said.err.contains("orchwrap.db") && said.out.contains("runs      0 live"), "{} {}", said.out, said.err);
+    assert_eq!(std::fs::read(&db).unwrap(), [7; 8192]);
+}
+
+#[test]
 fn f52_one_daemon_wins_and_the_other_says_who_holds_the_lock() {
     let w = World::new();
     w.ok(&["daemon", "start"]);

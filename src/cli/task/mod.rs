@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::{Exit, ask};
 use crate::clock;
 use crate::daemon::rpc::{Call, EventQuery, TaskQuery};
-use crate::daemon::service::{TaskView, Why};
+use crate::daemon::service::{TaskView, Why, offline};
 use crate::extract::event::Event;
 use crate::ids::TaskId;
 use crate::queue::task::{Task, TaskState};
@@ -124,7 +124,7 @@ pub(super) fn main(args: TaskArgs) -> anyhow::Result<ExitCode> {
     match args.verb {
         TaskVerb::Add(args) => return add::main(*args),
         TaskVerb::Wait(args) => return super::wait::main(args),
-        TaskVerb::Ls(args) => ls(args)?,
+        TaskVerb::Ls(args) => return ls(args),
         TaskVerb::Show(args) => {
             let view: TaskView = ask::daemon()?.call(Call::TaskShow { id: args.id })?;
             match args.json {
@@ -155,17 +155,21 @@ pub(super) fn main(args: TaskArgs) -> anyhow::Result<ExitCode> {
     Ok(Exit::Ok.into())
 }
 
-fn ls(args: LsArgs) -> anyhow::Result<()> {
+fn ls(args: LsArgs) -> anyhow::Result<ExitCode> {
     let query = TaskQuery { states: args.states, labels: args.labels, all: args.all, limit: args.limit };
-    let tasks: Vec<Task> = ask::daemon()?.call(Call::TaskLs(query))?;
+    let dirs = ask::dirs()?;
+    let (tasks, exit): (Vec<Task>, _) = match ask::daemon_if_possible(&dirs)? {
+        Some(mut client) => (client.call(Call::TaskLs(query))?, Exit::Ok),
+        None => (offline::list_tasks(&dirs.state(), &query)?, Exit::Unavailable),
+    };
     if args.json {
-        tasks.iter().try_for_each(ask::print_json)
-    } else if tasks.is_empty() {
+        tasks.iter().try_for_each(ask::print_json)?;
+    } else if tasks.is_empty() && exit == Exit::Ok {
         eprintln!("orchwrap: no tasks; add one with: orchwrap task add TEXT");
-        Ok(())
     } else {
-        Ok(ask::print(&show::list(&tasks, clock::wall()))?)
+        ask::print(&show::list(&tasks, clock::wall()))?;
     }
+    Ok(exit.into())
 }
 
 fn say(verb: &str, args: SayArgs) -> anyhow::Result<()> {

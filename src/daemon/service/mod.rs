@@ -2,6 +2,7 @@
 
 mod add;
 mod events;
+pub mod offline;
 mod overview;
 mod seats;
 mod tasks;

@@ -12,7 +12,7 @@ use crate::extract::event::{Event, SessionState};
 use crate::ids::{Name, TaskId};
 use crate::pty::client::CtlError;
 use crate::queue::schedule;
-use crate::queue::store::{Approval, Attempt, EventFilter, GateRow, Step, TaskFilter};
+use crate::queue::store::{Approval, Attempt, EventFilter, GateRow, Look, Step, StoreError, TaskFilter};
 use crate::queue::task::{Task, TaskState};
 use crate::queue::transition::Verb;
 
@@ -83,37 +83,36 @@ pub struct Why {
     pub candidates: Vec<Candidate>,
 }
 
-impl Daemon {
-    /// Lists tasks: those asked for, or all open ones and the last that are over.
-    pub async fn tasks(&self, query: TaskQuery) -> Result<Vec<Task>, Refusal> {
-        let open: Vec<_> = TaskState::ALL.into_iter().filter(|s| !s.is_final()).collect();
-        let over: Vec<_> = TaskState::ALL.into_iter().filter(|s| s.is_final()).collect();
-        let page = async |states: Vec<TaskState>, limit: usize| {
-            let filter = TaskFilter {
-                states,
-                label: query.labels.first().cloned(),
-                newest_first: true,
-                limit,
-                ..TaskFilter::default()
-            };
-            self.store.tasks(filter).await
-        };
-        let limit = query.limit.unwrap_or(0);
-        let mut tasks = match (query.states.is_empty(), query.all) {
-            (false, _) => page(query.states.clone(), limit).await?,
-            (true, true) => page(Vec::new(), limit).await?,
-            (true, false) => {
-                let mut tasks = page(open, limit).await?;
-                tasks.extend(page(over, RECENT).await?);
-                tasks
-            }
-        };
-        tasks.retain(|t| query.labels.iter().all(|l| t.spec.labels.contains(l)));
-        tasks.sort_by_key(|t| t.id);
-        if let Some(limit) = query.limit.filter(|l| *l < tasks.len()) {
-            tasks.drain(..tasks.len() - limit);
+/// Lists tasks: those asked for, or all open ones and the last that are over.
+pub(super) fn list(look: &Look<'_>, query: &TaskQuery) -> Result<Vec<Task>, StoreError> {
+    let open: Vec<_> = TaskState::ALL.into_iter().filter(|s| !s.is_final()).collect();
+    let over: Vec<_> = TaskState::ALL.into_iter().filter(|s| s.is_final()).collect();
+    let page = |states: Vec<TaskState>, limit: usize| {
+        let label = query.labels.first().cloned();
+        look.tasks(&TaskFilter { states, label, newest_first: true, limit, ..TaskFilter::default() })
+    };
+    let limit = query.limit.unwrap_or(0);
+    let mut tasks = match (query.states.is_empty(), query.all) {
+        (false, _) => page(query.states.clone(), limit)?,
+        (true, true) => page(Vec::new(), limit)?,
+        (true, false) => {
+            let mut tasks = page(open, limit)?;
+            tasks.extend(page(over, RECENT)?);
+            tasks
         }
-        Ok(tasks)
+    };
+    tasks.retain(|t| query.labels.iter().all(|l| t.spec.labels.contains(l)));
+    tasks.sort_by_key(|t| t.id);
+    if let Some(limit) = query.limit.filter(|l| *l < tasks.len()) {
+        tasks.drain(..tasks.len() - limit);
+    }
+    Ok(tasks)
+}
+
+impl Daemon {
+    /// Lists tasks; see [`list`].
+    pub async fn tasks(&self, query: TaskQuery) -> Result<Vec<Task>, Refusal> {
+        Ok(self.store.look(move |look| list(look, &query)).await?)
     }
 
     /// Everything about one task.

@@ -133,6 +133,12 @@ fn select(conn: &Connection, filter: &str, args: impl rusqlite::Params) -> Resul
     Ok(found)
 }
 
+/// Every attempt that holds a session, with its task.
+pub(super) fn live(conn: &Connection) -> Result<Vec<(Attempt, Task)>, StoreError> {
+    let live = select(conn, "WHERE live = 1 ORDER BY task", [])?;
+    live.into_iter().map(|a| tasks::get(conn, a.key.task).map(|t| (a, t))).collect()
+}
+
 impl Tx<'_> {
     /// Claims a task for a session: none where either is not free any more.
     ///
@@ -308,10 +314,6 @@ impl Store {
     /// Where the fence of the task is newer than the attempt's, a human decided meanwhile: stop the agent, then
     /// [`Store::end_attempt`].
     pub async fn live_attempts(&self) -> Result<Vec<(Attempt, Task)>, StoreError> {
-        self.read(|conn| {
-            let live = select(conn, "WHERE live = 1 ORDER BY task", [])?;
-            live.into_iter().map(|a| tasks::get(conn, a.key.task).map(|t| (a, t))).collect()
-        })
-        .await
+        self.read(live).await
     }
 }

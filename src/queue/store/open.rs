@@ -86,6 +86,25 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
+/// Checks that a connection can read the database, and that this program knows its schema.
+pub(super) fn readable(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    let found: i64 = conn
+        .query_row("SELECT user_version FROM pragma_user_version, sqlite_master LIMIT 1", [], |r| r.get(0))
+        .map_err(|e| match e {
+            rusqlite::Error::QueryReturnedNoRows => {
+                StoreError::Open { path: path.to_owned(), why: "it has no schema".to_owned() }
+            }
+            e => failed(path, &e),
+        })?;
+    let known = i64::try_from(MIGRATIONS.len()).expect("schemas are few");
+    if found > known { Err(StoreError::Newer { path: path.to_owned(), found, known }) } else { Ok(()) }
+}
+
+/// Whether a log lies beside the database, with what is not in it yet.
+pub(super) fn has_log(path: &Path) -> bool {
+    fs::metadata(with_suffix(path, "-wal")).is_ok_and(|m| m.len() > 0)
+}
+
 /// Creates the file with mode 0600 whatever the umask, before SQLite does it its way (T21). True where it is empty.
 fn create_private(path: &Path) -> Result<bool, StoreError> {
     let opened = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);

@@ -304,6 +304,22 @@ impl Tx<'_> {
     }
 }
 
+/// Every session, by name.
+pub(super) fn all(conn: &Connection) -> Result<Vec<Session>, StoreError> {
+    select(conn, "ORDER BY name", [])
+}
+
+/// Providers that are parked, until when, and why.
+pub(super) fn parked(conn: &Connection) -> Result<Vec<(String, Timestamp, String)>, StoreError> {
+    let mut select = conn.prepare_cached("SELECT provider, until_us, why FROM parked ORDER BY provider")?;
+    let mut rows = select.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((row.get(0)?, time(row.get(1)?)?, row.get(2)?));
+    }
+    Ok(found)
+}
+
 impl Store {
     /// Makes a session, or changes how the one of that name is launched from now on.
     pub async fn upsert_session(&self, spec: SessionSpec) -> Result<Session, StoreError> {
@@ -328,7 +344,7 @@ impl Store {
 
     /// Every session, by name.
     pub async fn sessions(&self) -> Result<Vec<Session>, StoreError> {
-        self.read(|conn| select(conn, "ORDER BY name", [])).await
+        self.read(all).await
     }
 
     /// Forgets a session.
@@ -371,15 +387,6 @@ impl Store {
 
     /// Providers that are parked, until when, and why.
     pub async fn parked(&self) -> Result<Vec<(String, Timestamp, String)>, StoreError> {
-        self.read(|conn| {
-            let mut select = conn.prepare_cached("SELECT provider, until_us, why FROM parked ORDER BY provider")?;
-            let mut rows = select.query([])?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                found.push((row.get(0)?, time(row.get(1)?)?, row.get(2)?));
-            }
-            Ok(found)
-        })
-        .await
+        self.read(parked).await
     }
 }

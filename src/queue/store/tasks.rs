@@ -127,7 +127,7 @@ fn find(conn: &Connection, id: TaskId) -> Result<Option<Task>, StoreError> {
     rows.next()?.map(task).transpose()
 }
 
-fn list(conn: &Connection, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
+pub(super) fn list(conn: &Connection, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
     let mut sql = format!("SELECT {COLUMNS} FROM tasks WHERE id > :after");
     if !filter.states.is_empty() {
         sql.push_str(&format!(" AND state IN ({})", state_list(&filter.states)));
@@ -148,6 +148,18 @@ fn list(conn: &Connection, filter: &TaskFilter) -> Result<Vec<Task>, StoreError>
         }
     }
     Ok(found)
+}
+
+/// How many tasks are in each state that any task is in.
+pub(super) fn count(conn: &Connection) -> Result<Vec<(TaskState, u64)>, StoreError> {
+    let mut count = conn.prepare_cached("SELECT state, count(*) FROM tasks GROUP BY state")?;
+    let mut rows = count.query([])?;
+    let mut counts = Vec::new();
+    while let Some(row) = rows.next()? {
+        let n: i64 = row.get(1)?;
+        counts.push((state(&row.get::<_, String>(0)?)?, n.unsigned_abs()));
+    }
+    Ok(counts)
 }
 
 /// What is due at a time; the rest in the next round. The state is not asked for, so that the index on times is used.
@@ -529,17 +541,7 @@ impl Store {
 
     /// How many tasks are in each state that any task is in.
     pub async fn count_tasks(&self) -> Result<Vec<(TaskState, u64)>, StoreError> {
-        self.read(|conn| {
-            let mut count = conn.prepare_cached("SELECT state, count(*) FROM tasks GROUP BY state")?;
-            let mut rows = count.query([])?;
-            let mut counts = Vec::new();
-            while let Some(row) = rows.next()? {
-                let n: i64 = row.get(1)?;
-                counts.push((state(&row.get::<_, String>(0)?)?, n.unsigned_abs()));
-            }
-            Ok(counts)
-        })
-        .await
+        self.read(count).await
     }
 
     /// The lanes in which a task could be claimed now: jumps from lane to lane in the index, however long the queue is.
