@@ -69,13 +69,14 @@ pub struct Answers {
     pub option: String,
     /// The key that goes to the next choice, where choices have no numbers.
     pub step: Option<String>,
-    /// Answers in words, where the agent takes words.
+    /// Answers a question without choices in words, where the agent takes words. Into a menu words are never typed: they
+    /// would be keys there, and Enter picks whatever is highlighted.
     pub text: Option<String>,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { yes: "y\r".into(), no: "n\r".into(), option: "{n}\r".into(), step: None, text: Some("{text}\r".into()) }
+        Self { yes: "y\r".into(), no: "n\r".into(), option: "{n}\r".into(), step: None, text: None }
     }
 }
 
@@ -96,6 +97,9 @@ impl Answers {
             let steps = self.step.as_deref().unwrap_or_default().repeat(n - 1);
             return Some(self.option.replace("{n}", &n.to_string()).replace("{steps}", &steps).into_bytes());
         }
+        if kind == AskKind::Permission || !ask.options.is_empty() {
+            return None;
+        }
         let free = self.text.as_ref()?;
         (!text.contains(char::is_control)).then(|| free.replace("{text}", text).into_bytes())
     }
@@ -109,4 +113,32 @@ pub struct Oneshot {
     pub args: Vec<String>,
     /// Protocol of the output, by line; none where the output is the answer.
     pub adapter: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t32_words_that_name_no_choice_are_never_typed_into_a_menu() {
+        let takes_words = Answers { text: Some("{text}\r".into()), ..Answers::default() };
+        let ask = |options: &[&str]| Ask {
+            hash: "h".into(),
+            tool: None,
+            text: "t".into(),
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+            exact: true,
+        };
+        let menu = ask(&["Yes", "No"]);
+        for words in ["no, not there", "foo", "99", "0", ""] {
+            for answers in [&takes_words, &Answers::default()] {
+                assert_eq!(answers.keys(AskKind::Permission, &menu, words), None, "{words:?}");
+                assert_eq!(answers.keys(AskKind::Permission, &ask(&[]), words), None, "{words:?}");
+                assert_eq!(answers.keys(AskKind::Question, &menu, words), None, "{words:?}");
+            }
+            assert_eq!(Answers::default().keys(AskKind::Question, &ask(&[]), words), None, "{words:?}");
+        }
+        assert_eq!(takes_words.keys(AskKind::Question, &ask(&[]), "blue").unwrap(), b"blue\r");
+        assert_eq!(takes_words.keys(AskKind::Question, &menu, "no").unwrap(), b"2\r");
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Observer;
 use crate::ctl::Done;
+use crate::extract::event::AskKind;
 use crate::pty::ctl::Answerer;
 
 /// How long a question has to stand on the screen first. Agents draw a menu before they listen: a key 40 ms later was lost, for good.
@@ -14,6 +15,16 @@ const UNSEEN: Duration = Duration::from_secs(5);
 const TAKES: Duration = Duration::from_secs(2);
 /// How often the keys are pressed at the most. The client waits ten seconds in all.
 const PRESSES: u32 = 2;
+
+/// What people are told whose answer names no choice.
+fn ways(kind: AskKind, options: &[String]) -> String {
+    match (kind, options) {
+        (AskKind::Permission, []) => "this can be answered with: yes or no".to_owned(),
+        (AskKind::Permission, _) => format!("this can be answered with: yes, no, {}", options.join(", ")),
+        (AskKind::Question, []) => "this can only be answered at the agent's own terminal: attach".to_owned(),
+        (AskKind::Question, _) => format!("this can be answered with: {}", options.join(", ")),
+    }
+}
 
 /// An answer on its way. Its client hears of it once the question is gone.
 pub(super) struct Answering {
@@ -41,8 +52,7 @@ impl Observer {
             return client.refuse("stale_answer", "this is being answered already");
         }
         let Some(keys) = self.ctx.pack.answers.keys(*kind, ask, text) else {
-            let choices = if ask.options.is_empty() { "yes or no".to_owned() } else { ask.options.join(", ") };
-            return client.refuse("bad_answer", format!("this can be answered with: {choices}"));
+            return client.refuse("bad_answer", ways(*kind, &ask.options));
         };
         let due = self.now.max(view.since + if view.menu { LISTENS } else { UNSEEN });
         self.note("answer", format!("answered on request: {text}"));
