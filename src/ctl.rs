@@ -26,6 +26,11 @@ pub enum Request {
     ///
     /// Idempotent by `key`: the same attempt is written at most once, whoever asks again gets the first outcome.
     Send(SendRequest),
+    /// Takes the prompt of an attempt back, for good, unless it was begun; answered with [`Withdrawn`].
+    Withdraw {
+        /// The attempt.
+        key: AttemptKey,
+    },
     /// Answers what the agent asks, if its hash is still `hash`; answered with [`Done`].
     Answer {
         /// [`Ask::hash`] of what was shown to the person.
@@ -82,6 +87,13 @@ pub struct SendOutcome {
     pub why: String,
 }
 
+/// What became of a [`Request::Withdraw`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// Not a byte of the prompt was written, and none will be.
+    pub unsent: bool,
+}
+
 /// What a hook reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportRequest {
@@ -126,7 +138,7 @@ pub struct Status {
     pub leftover: bool,
     /// Turns started so far: 0 means a fresh conversation.
     pub turns: u64,
-    /// The prompt last sent for an attempt, and its verdict once known.
+    /// The prompt that is on its way or was last sent for an attempt, and its verdict once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_send: Option<(AttemptKey, Option<Verdict>)>,
     /// The wrapper.

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::ctl::{Done, Refusal, ReportRequest, Request, Response, ScreenText, SendOutcome, SendRequest, Status};
+use crate::ctl::{
+    Done, Refusal, ReportRequest, Request, Response, ScreenText, SendOutcome, SendRequest, Status, Withdrawn,
+};
 use crate::extract::event::Event;
+use crate::ids::AttemptKey;
 use crate::paths::RunDir;
 use crate::sock;
 
@@ -124,6 +127,11 @@ impl Ctl {
         self.ask(&Request::Send(send))
     }
 
+    /// Takes the prompt of an attempt back; false where it was begun.
+    pub fn withdraw(&self, key: AttemptKey) -> Result<bool, CtlError> {
+        self.ask::<Withdrawn>(&Request::Withdraw { key }).map(|w| w.unsent)
+    }
+
     /// Answers what it asks.
     pub fn answer(&self, hash: &str, text: &str) -> Result<(), CtlError> {
         self.ask::<Done>(&Request::Answer { hash: hash.into(), text: text.into() }).map(drop)
@@ -192,8 +200,9 @@ pub mod r#async {
     use tokio::net::UnixStream;
 
     use super::{CtlError, io, line_of, millis, parse, parse_event, patience, sock};
-    use crate::ctl::{Done, Request, ScreenText, SendOutcome, SendRequest, Status};
+    use crate::ctl::{Done, Request, ScreenText, SendOutcome, SendRequest, Status, Withdrawn};
     use crate::extract::event::Event;
+    use crate::ids::AttemptKey;
     use crate::paths::RunDir;
 
     /// The client of one run.
@@ -255,6 +264,11 @@ pub mod r#async {
         /// Types a prompt and waits for its verdict.
         pub async fn send(&self, send: SendRequest) -> Result<SendOutcome, CtlError> {
             self.ask(&Request::Send(send)).await
+        }
+
+        /// Takes the prompt of an attempt back; false where it was begun.
+        pub async fn withdraw(&self, key: AttemptKey) -> Result<bool, CtlError> {
+            self.ask::<Withdrawn>(&Request::Withdraw { key }).await.map(|w| w.unsent)
         }
 
         /// Answers what it asks.

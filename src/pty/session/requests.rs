@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Observer, Then};
 use crate::assign::deliver::Seen;
-use crate::ctl::{Done, ReportRequest, Request, Status};
+use crate::ctl::{Done, ReportRequest, Request, Status, Withdrawn};
 use crate::pty::ctl::{Answerer, Asked};
 
 impl Observer {
@@ -16,6 +16,10 @@ impl Observer {
             Request::State => answer.ok(&self.status()),
             Request::Screen => answer.ok(&self.extractor.screen()),
             Request::Send(send) => self.send(&send, answer),
+            Request::Withdraw { key } => {
+                let unsent = self.withdraw(key);
+                answer.ok(&Withdrawn { unsent });
+            }
             Request::Answer { hash, text } => self.answer(&hash, &text, answer),
             Request::Interrupt => {
                 let keys = self.ctx.pack.interrupt.clone().into_bytes();

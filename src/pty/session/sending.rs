@@ -54,8 +54,27 @@ impl Observer {
         self.flight = Some(Flight { key: request.key, text, hash, delivery, waiting: vec![answer] });
     }
 
-    /// The prompt last sent for an attempt, and its verdict once known.
+    /// Takes the prompt of an attempt back, for good; false where it was begun.
+    pub(super) fn withdraw(&mut self, key: AttemptKey) -> bool {
+        let written = self.sent.get(&key).is_some_and(|outcome| outcome.verdict.is_some());
+        if written || self.last_send == Some(key) || self.ctx.spec.attempt == Some(key) {
+            return false;
+        }
+        let why = "the prompt was withdrawn before it was begun";
+        let outcome = SendOutcome { verdict: None, refused: Some("withdrawn".into()), why: why.into() };
+        if self.flight.as_ref().is_some_and(|f| f.key == Some(key)) {
+            self.landed(outcome.clone());
+        }
+        // Whoever asks for it after this moment gets the same answer.
+        self.sent.insert(key, outcome);
+        true
+    }
+
+    /// The prompt that is on its way or was last sent for an attempt, and its verdict once known.
     pub(super) fn last_send(&self) -> Option<(AttemptKey, Option<Verdict>)> {
+        if let Some(key) = self.flight.as_ref().and_then(|f| f.key) {
+            return Some((key, None));
+        }
         let key = self.last_send?;
         Some((key, self.sent.get(&key).and_then(|outcome| outcome.verdict)))
     }
