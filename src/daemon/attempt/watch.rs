@@ -29,6 +29,16 @@ const LIMIT_GRACE: Duration = Duration::from_secs(2);
 /// How long a question must be gone before the task says so: witnesses that come late ask it again, in better words.
 const ASK_SETTLES: Duration = Duration::from_millis(300);
 
+/// How often the clock of a turn is looked at, at least.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// How much later than meant a look may come and still count: a busy machine. Later than that, everything was asleep or we
+/// were stopped.
+const LATE: Duration = Duration::from_secs(5);
+
+/// How long journal and status may take to be read before a clock alone decides.
+const NEWS_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Events read from the store at once.
 const PAGE: usize = 500;
 
@@ -80,6 +90,26 @@ impl Watched {
         }
     }
 
+    /// Takes into account all that the wrapper knows by now: what a clock decides must not rest on old news (F66).
+    async fn read_news(&mut self, driver: &Driver) -> Step<()> {
+        if let Some(run) = &self.live {
+            let store = &driver.daemon.store;
+            let read = async {
+                match run.status().await {
+                    Ok(status) => {
+                        while store.cursor(run.id().clone()).await.is_ok_and(|read| read < status.seq) {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                    }
+                    Err(_) if !run.is_alive() => drop(run.exited().await),
+                    Err(_) => {}
+                }
+            };
+            let _ = tokio::time::timeout(NEWS_PATIENCE, read).await;
+        }
+        self.catch_up(driver).await
+    }
+
     /// What the journal tells, in the words of recovery.
     pub(super) fn evidence(&self) -> Evidence {
         let prompt = match self.arrival() {
@@ -99,23 +129,29 @@ impl Watched {
     }
 }
 
-/// Time that an agent spent working, human waits and limits excluded.
+/// Time that an agent spent working, human waits and limits excluded; counted from look to look.
+#[derive(Debug)]
 struct Clock {
     spent: Duration,
+    /// The last look, while it runs.
     since: Option<Duration>,
 }
 
 impl Clock {
-    fn set(&mut self, running: bool) {
-        let now = clock::since_boot();
-        if let Some(since) = self.since.take() {
-            self.spent += now.saturating_sub(since);
+    /// Counts the time since the last look, which was meant to be no longer than `meant`. One that was much longer was a
+    /// suspended machine or a stopped daemon, and counts nothing (F65, F66).
+    fn look(&mut self, now: Duration, meant: Duration) {
+        if let Some(since) = &mut self.since {
+            let gap = now.saturating_sub(*since);
+            if gap <= meant.saturating_add(LATE) {
+                self.spent += gap;
+            }
+            *since = now;
         }
-        self.since = running.then_some(now);
     }
 
-    fn spent(&self) -> Duration {
-        self.spent + self.since.map_or(Duration::ZERO, |since| clock::since_boot().saturating_sub(since))
+    fn set(&mut self, running: bool, now: Duration) {
+        self.since = running.then_some(now);
     }
 }
 
@@ -159,12 +195,15 @@ impl Driver {
         let limits = self.task.spec.timeouts;
         let (hard, silence) = (Duration::from_millis(limits.hard_ms), Duration::from_millis(limits.silence_ms));
         let mut clock = Clock { spent, since: None };
+        let (mut meant, mut up_to_date) = (Duration::ZERO, false);
         let mut shown = None;
         let (mut ended, mut gone) = (None, None);
         let (mut heard, mut told_silence) = (clock::since_boot(), false);
         // What happened between the subscription and now, and all of it after a restart.
         watched.catch_up(self).await?;
         loop {
+            clock.look(clock::since_boot(), meant);
+            meant = Duration::ZERO;
             let stage = watched.turn.stage();
             let was_asked = matches!(shown, Some(Stage::Asking(..))) && stage == Stage::Working;
             let now = clock::since_boot();
@@ -175,13 +214,15 @@ impl Driver {
             }
             if settling.is_none() && shown.as_ref() != Some(&stage) {
                 self.show(&stage, watched).await?;
-                clock.set(matches!(stage, Stage::Sent | Stage::Working | Stage::Unsent));
-                result.duration_ms = Some(millis(clock.spent()));
+                let now = clock::since_boot();
+                clock.look(now, meant);
+                clock.set(matches!(stage, Stage::Sent | Stage::Working | Stage::Unsent), now);
+                result.duration_ms = Some(millis(clock.spent));
                 ended = matches!(stage, Stage::Ended(_)).then(clock::since_boot);
                 shown = Some(stage.clone());
             }
             let now = clock::since_boot();
-            let mut wait = hard.saturating_sub(clock.spent());
+            let mut wait = hard.saturating_sub(clock.spent);
             if let (Stage::Ended(end), Some(since)) = (&stage, ended) {
                 let patience = self.patience(end, &watched.turn);
                 if now.saturating_sub(since) >= patience {
@@ -195,7 +236,12 @@ impl Driver {
                 }
                 wait = patience.saturating_sub(now.saturating_sub(since));
             } else if wait.is_zero() {
-                return Ok(Err(self.time_out(watched).await));
+                if up_to_date {
+                    return Ok(Err(self.time_out(watched).await));
+                }
+                watched.read_news(self).await?;
+                up_to_date = true;
+                continue;
             }
             if let Some(left) = settling {
                 wait = left;
@@ -205,11 +251,15 @@ impl Driver {
             } else if clock.since.is_some() && !told_silence {
                 wait = wait.min(silence.saturating_sub(now.saturating_sub(heard)).max(Duration::from_millis(1)));
             }
+            if clock.since.is_some() {
+                wait = wait.min(LOOK_EVERY);
+                meant = wait;
+            }
             tokio::select! {
                 event = watched.next(self) => {
                     event?;
                     heard = clock::since_boot();
-                    told_silence = false;
+                    (told_silence, up_to_date) = (false, false);
                 }
                 () = sleep(wait) => {
                     if clock.since.is_some() && !told_silence && clock::since_boot().saturating_sub(heard) >= silence {
@@ -308,4 +358,28 @@ async fn sleep(wait: Duration) {
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f65_hours_of_suspend_are_no_time_of_the_turn() {
+        let at = Duration::from_secs;
+        let mut clock = Clock { spent: at(7), since: None };
+        clock.look(at(50), at(30));
+        assert_eq!(clock.spent, at(7), "it does not run");
+        clock.set(true, at(100));
+        clock.look(at(130), at(30));
+        clock.look(at(140), at(30));
+        clock.look(at(174), at(30));
+        assert_eq!(clock.spent, at(81), "early by an event, late by a busy machine");
+        clock.look(at(174 + 7200), at(30));
+        assert_eq!(clock.spent, at(81));
+        clock.look(at(174 + 7201), at(30));
+        clock.set(false, at(9000));
+        clock.look(at(9999), at(30));
+        assert_eq!(clock.spent, at(82));
+    }
 }
