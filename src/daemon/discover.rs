@@ -4,18 +4,16 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::runs::{LiveRun, Runs};
+use super::runs::Runs;
 use crate::ids::RunId;
 use crate::pty::rundir;
 use crate::queue::store::StoreError;
-use crate::run::RunSpec;
 
 /// How long a new folder may take to become a live run; afterwards it is one that never started.
 const BIRTH: Duration = Duration::from_secs(30);
@@ -24,9 +22,7 @@ const BIRTH: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Takes up every run that the store has no end of, dead ones too: their journals are read to the end.
-///
-/// Returns those whose wrapper is alive, and the dead ones, which end as soon as their journals are read.
-pub(super) async fn take_up(runs: &Runs) -> Result<Vec<Arc<LiveRun>>, StoreError> {
+pub(super) async fn take_up(runs: &Runs) -> Result<(), StoreError> {
     let mut found = HashMap::new();
     for id in ids(runs) {
         match runs.store().run(id.clone()).await? {
@@ -41,12 +37,11 @@ pub(super) async fn take_up(runs: &Runs) -> Result<Vec<Arc<LiveRun>>, StoreError
     for row in runs.store().live_runs().await? {
         found.entry(row.spec.run.clone()).or_insert(row.spec);
     }
-    Ok(found.into_values().map(|spec| follow(runs, spec)).collect())
-}
-
-fn follow(runs: &Runs, spec: RunSpec) -> Arc<LiveRun> {
-    let dir = runs.state_dir().run(&spec.run);
-    runs.follow(spec, dir)
+    for spec in found.into_values() {
+        let dir = runs.state_dir().run(&spec.run);
+        runs.follow(spec, dir);
+    }
+    Ok(())
 }
 
 /// The run folders that are there.

@@ -17,6 +17,7 @@ pub mod runs;
 pub mod seats;
 mod server;
 pub mod service;
+pub mod silent;
 mod trust;
 mod upkeep;
 mod world;
@@ -41,9 +42,6 @@ use crate::tmux::client::Tmux;
 pub use bus::Bus;
 pub use runs::{LiveRun, Runs};
 pub use seats::Seats;
-
-/// How long the journals of dead runs may take to be read when the daemon starts.
-const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long tasks of ours may take to notice that the daemon ends.
 const END_PATIENCE: Duration = Duration::from_secs(2);
@@ -181,13 +179,7 @@ impl Daemon {
     }
 
     /// Takes up the attempts that the last daemon left; then the queue moves.
-    async fn work(self: Arc<Self>, found: Vec<Arc<LiveRun>>) {
-        // An attempt is judged by the whole journal of its run: those of dead runs are read first.
-        for run in found.iter().filter(|r| !r.is_alive()) {
-            if tokio::time::timeout(JOURNAL_PATIENCE, run.exited()).await.is_err() {
-                tracing::warn!(run = %run.id(), "the journal of a dead run is not read yet");
-            }
-        }
+    async fn work(self: Arc<Self>) {
         tokio::spawn(attempt::sweep(self.clone()));
         if let Err(e) = dispatch::resume(&self).await {
             // Never half-alive (F18): the next daemon tries again.
@@ -205,14 +197,14 @@ impl Daemon {
         let mut hup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
         // Watching begins before looking, so that no run falls in between.
         let watch = discover::Watch::new(&self.runs).map_err(io("watch the run folders"))?;
-        let found = discover::take_up(&self.runs).await?;
+        discover::take_up(&self.runs).await?;
         let listener = listen(&self.state).map_err(io("listen on daemon.sock"))?;
         tokio::spawn(server::accept(self.clone(), listener));
         ready();
         tokio::spawn(watch.run(self.runs.clone()));
         tokio::spawn(notify::run(self.clone()));
         tokio::spawn(upkeep::run(self.clone()));
-        tokio::spawn(self.clone().work(found));
+        tokio::spawn(self.clone().work());
         loop {
             tokio::select! {
                 _ = term.recv() => break,

@@ -14,11 +14,12 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use super::ingest;
+use super::{ingest, silent};
 use crate::clock::{self, Timestamp};
 use crate::ctl::{ScreenText, SendOutcome, SendRequest, Status};
-use crate::extract::event::{Ask, AskKind, Body, Event, SessionState};
-use crate::ids::RunId;
+use crate::extract::event::{Ask, AskKind, Body, Event, ProcId, SessionState};
+use crate::ids::{AttemptKey, RunId};
+use crate::linux;
 use crate::paths::{RunDir, StateDir};
 use crate::pty::client::CtlError;
 use crate::pty::client::r#async::Ctl;
@@ -57,8 +58,8 @@ pub enum LaunchError {
         /// Its last words.
         why: String,
     },
-    /// It does not answer.
-    #[error("the wrapper of run {run} does not answer after {} seconds", START_PATIENCE.as_secs())]
+    /// It does not answer and cannot be ended: it may go on at any moment, so it stays in the registry.
+    #[error("the wrapper of run {run} does not answer after {} seconds, and does not end", START_PATIENCE.as_secs())]
     Silent {
         /// The run.
         run: RunId,
@@ -195,6 +196,11 @@ impl LiveRun {
     /// Types a prompt and waits for its verdict.
     pub async fn send(&self, send: SendRequest) -> Result<SendOutcome, CtlError> {
         self.ctl().await?.send(send).await
+    }
+
+    /// Takes the prompt of an attempt back, for good; false where it was begun.
+    pub async fn withdraw(&self, key: AttemptKey) -> Result<bool, CtlError> {
+        self.ctl().await?.withdraw(key).await
     }
 
     /// Answers what it asks.
@@ -351,6 +357,7 @@ impl Runs {
             }
         };
         let run = spec.run.clone();
+        let wrapper = child.id().and_then(|pid| linux::proc_id(pid.cast_signed()).ok());
         let (gone, died) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             // Reaped here while this daemon lives; by init afterwards.
@@ -358,10 +365,11 @@ impl Runs {
             let _ = gone.send(());
             tracing::debug!(%run, ?status, "wrapper ended");
         });
-        self.adopt_unless(&dir, spec, async { drop(died.await) }).await.map_err(|e| match e {
-            LaunchError::Died { run, why: _ } => {
+        self.adopt_unless(&dir, spec, wrapper, async { drop(died.await) }).await.map_err(|e| match e {
+            LaunchError::Died { run, why } => {
+                let why = Some(why).filter(|w| !w.is_empty());
                 let said = std::fs::read_to_string(&words).unwrap_or_default();
-                let why = said.lines().last().unwrap_or("it said nothing").to_owned();
+                let why = said.lines().last().map_or_else(|| why.unwrap_or("it said nothing".into()), str::to_owned);
                 LaunchError::Died { run, why }
             }
             other => other,
@@ -381,14 +389,20 @@ impl Runs {
     }
 
     /// Takes a run that somebody else starts (a tmux pane) into the registry, once its wrapper answers.
-    pub async fn adopt(&self, dir: &RunDir, spec: RunSpec) -> Result<Arc<LiveRun>, LaunchError> {
-        self.adopt_unless(dir, spec, std::future::pending()).await
+    pub async fn adopt(
+        &self,
+        dir: &RunDir,
+        spec: RunSpec,
+        wrapper: Option<ProcId>,
+    ) -> Result<Arc<LiveRun>, LaunchError> {
+        self.adopt_unless(dir, spec, wrapper, std::future::pending()).await
     }
 
     async fn adopt_unless(
         &self,
         dir: &RunDir,
         spec: RunSpec,
+        wrapper: Option<ProcId>,
         died: impl Future<Output = ()>,
     ) -> Result<Arc<LiveRun>, LaunchError> {
         let until = Instant::now() + START_PATIENCE;
@@ -406,10 +420,27 @@ impl Runs {
                     self.inner.store.end_run(spec.run.clone(), "start_failed", None, None).await?;
                     return Err(LaunchError::Died { run: spec.run, why: String::new() });
                 }
-                () = tokio::time::sleep_until(until) => return Err(LaunchError::Silent { run: spec.run }),
+                () = tokio::time::sleep_until(until) => return self.silent(dir, spec, wrapper).await,
                 () = tokio::time::sleep(Duration::from_millis(10)) => {}
             }
         }
+    }
+
+    /// A wrapper that does not answer in time may have started its agent, with the prompt of a one-shot: it is ended, and
+    /// what it did is judged like any other end.
+    async fn silent(&self, dir: &RunDir, spec: RunSpec, wrapper: Option<ProcId>) -> Result<Arc<LiveRun>, LaunchError> {
+        let run = spec.run.clone();
+        let ended = match wrapper {
+            Some(wrapper) => silent::end(wrapper).await && !rundir::is_alive(dir),
+            None => false,
+        };
+        tracing::warn!(%run, ended, "a wrapper that does not answer");
+        if ended && rundir::is_untouched(dir) {
+            self.inner.store.end_run(run.clone(), "start_failed", None, None).await?;
+            return Err(LaunchError::Died { run, why: "it did not answer".into() });
+        }
+        let known = self.follow(spec, dir.clone());
+        if ended { Ok(known) } else { Err(LaunchError::Silent { run }) }
     }
 
     /// Puts a run into the registry and reads its journal until it has ended; a known one stays as it is.

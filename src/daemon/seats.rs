@@ -18,6 +18,7 @@ use crate::assign::env::{self, Env};
 use crate::clock::{self, Timestamp};
 use crate::extract::event::{Body, SessionState};
 use crate::ids::{AttemptKey, Name, RunId};
+use crate::linux;
 use crate::paths::StateDir;
 use crate::pty::client::CtlError;
 use crate::queue::store::{PoolSpec, RunRow, Session, SessionSpec, Store, StoreError, Wanted};
@@ -240,9 +241,30 @@ impl Seats {
     // ----- processes
 
     /// Starts a run in a session's seat; one that is there is ended first.
+    ///
+    /// A start that has begun comes to its end even if nobody waits for it any more (a cancel, a time limit): every run
+    /// gets into the registry or has its end in the store. [`Seats::at_rest`] tells when.
     pub async fn run_for(&self, name: &Name, launch: Launch) -> Result<Arc<LiveRun>, SeatError> {
-        let lock = self.lock(name);
-        let _one_at_a_time = lock.lock().await;
+        let one_at_a_time = self.lock(name).lock_owned().await;
+        let (seats, name) = (self.clone(), name.clone());
+        let work = tokio::spawn(async move {
+            let _one_at_a_time = one_at_a_time;
+            seats.launch(&name, launch).await
+        });
+        match work.await.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(done) => done,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime ends, and we with it.
+            Err(Err(_)) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until nothing is being started or stopped in a session's seat.
+    pub async fn at_rest(&self, name: &Name) {
+        drop(self.lock(name).lock().await);
+    }
+
+    async fn launch(&self, name: &Name, launch: Launch) -> Result<Arc<LiveRun>, SeatError> {
         let session = self.inner.store.session(name).await?;
         self.stop_locked(&session).await?;
         let env = match launch.env {
@@ -281,7 +303,19 @@ impl Seats {
                 s.conversation = None;
             })
             .await?;
-        self.start(&session, spec, env.into_iter().collect(), launch.prompt).await
+        let run = spec.run.clone();
+        let started = self.start(&session, spec, env.into_iter().collect(), launch.prompt).await;
+        // One that may still live keeps its seat.
+        if started.as_ref().is_err_and(|e| !matches!(e, SeatError::Launch(LaunchError::Silent { .. }))) {
+            let leave = move |s: &mut Session| {
+                if s.run.as_ref() == Some(&run) {
+                    s.run = None;
+                    s.state = SessionState::Exited;
+                }
+            };
+            self.inner.store.update_session(name, leave).await?;
+        }
+        started
     }
 
     async fn start(
@@ -305,7 +339,7 @@ impl Seats {
         };
         let shown = pane.pane.as_str().to_owned();
         self.inner.store.update_session(&spec.session, move |s| s.pane = Some(shown)).await?;
-        Ok(runs.adopt(&dir, spec).await?)
+        Ok(runs.adopt(&dir, spec, linux::proc_id(pane.pid).ok()).await?)
     }
 
     /// Ends the run in a session's seat; none there is success.
@@ -380,7 +414,7 @@ impl Seats {
             if session.wanted == Wanted::Down || session.aside.is_some() || held.contains(&session.spec.name) {
                 continue;
             }
-            if session.spec.seat == Seat::Oneshot {
+            if session.spec.seat == Seat::Oneshot || session.run.is_some() {
                 continue;
             }
             match wait_left(session.retry_at, clock::wall()) {
@@ -407,7 +441,12 @@ impl Seats {
         };
         let why = end_in_words(row);
         let oneshot = session.spec.seat == Seat::Oneshot;
+        let run = row.spec.run.clone();
         let change = move |s: &mut Session| {
+            // What we looked at is older than this moment: a driver may have put the next run into the seat.
+            if s.run.as_ref() != Some(&run) {
+                return;
+            }
             s.run = None;
             s.state = if oneshot { SessionState::Idle } else { SessionState::Exited };
             s.retry_at = None;
@@ -421,8 +460,9 @@ impl Seats {
                 Next::SetAside => s.aside = Some(why),
             }
         };
+        let before = session.aside.is_some();
         let session = self.inner.store.update_session(&session.spec.name, change).await?;
-        if let Some(why) = &session.aside {
+        if let Some(why) = session.aside.as_ref().filter(|_| !before) {
             let text = format!(
                 "session {} is set aside, it failed to start {} times: {why}",
                 session.spec.name, session.failures
@@ -551,9 +591,12 @@ fn forgive(s: &mut Session) {
     s.aside = None;
 }
 
-/// A start that never became a run counts like one that ended at once.
+/// A start that never became a run counts like one that ended at once. Nothing is counted where a run is in the seat: one
+/// that was started meanwhile, or one that does not answer.
 fn failed_start(s: &mut Session, why: &str) {
-    s.run = None;
+    if s.run.is_some() {
+        return;
+    }
     s.state = SessionState::Exited;
     s.failures = breaker::count(s.failures, breaker::End::default());
     match breaker::next(s.failures, jitter()) {
@@ -580,3 +623,6 @@ fn jitter() -> f64 {
     let mut byte = [0u8; 1];
     getrandom::fill(&mut byte).map_or(0.5, |()| f64::from(byte[0]) / 255.0)
 }
+
+#[cfg(test)]
+mod tests;

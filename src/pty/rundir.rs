@@ -163,6 +163,12 @@ pub fn is_alive(dir: &RunDir) -> bool {
     matches!(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
 }
 
+/// Whether no wrapper has begun with the run: the first thing that one does is to take the environment, long before it
+/// starts the agent.
+pub fn is_untouched(dir: &RunDir) -> bool {
+    dir.env().exists()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

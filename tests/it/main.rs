@@ -8,6 +8,7 @@ mod daemon;
 mod deliver;
 mod demo;
 mod fake_agent;
+mod faults;
 mod gates;
 mod journal;
 mod packs;

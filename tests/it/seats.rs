@@ -142,3 +142,24 @@ fn f17_a_killed_guard_ends_the_run_as_killed() {
     assert_eq!(exited(&dir)["data"]["signal"], 9);
     wait_until("the agent is gone", || (!is_running(agent)).then_some(()));
 }
+
+#[test]
+fn f05_a_wrapper_that_does_not_answer_is_ended_with_its_whole_tree() {
+    let home = Home::new();
+    let script = "trap '' HUP TERM; sleep 300 & echo $! >left; echo $$ >agent; while :; do sleep 0.1; done";
+    let dir = run_of(&home, Seat::Oneshot, script);
+    rundir::write_private(&dir.path().join("prompt"), b"").unwrap();
+    assert!(rundir::is_untouched(&dir), "nothing has begun");
+    let mut wrapper = wrapper(&home, &dir).spawn().unwrap();
+    let pid = |file: &str| {
+        wait_until("the agent runs", || fs::read_to_string(home.join(file)).ok()?.trim().parse::<i32>().ok())
+    };
+    let pids = [pid("left"), pid("agent")];
+    assert!(!rundir::is_untouched(&dir));
+    let frozen = orchwrap::linux::proc_id(wrapper.id().cast_signed()).unwrap();
+    kill(Pid::from_raw(frozen.pid), Signal::SIGSTOP).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(runtime.block_on(orchwrap::daemon::silent::end(frozen)), "known to be gone");
+    wrapper.wait().unwrap();
+    assert!(!rundir::is_alive(&dir) && pids.iter().all(|&pid| !is_running(pid)));
+}

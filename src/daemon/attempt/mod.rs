@@ -329,6 +329,8 @@ impl Driver {
     /// Leaves an attempt that a human decided: what was sent is stopped first, confirmed, then session and tree are free
     /// (F70). May be said any number of times.
     async fn abandon(&self) {
+        // A start that was under way is over then, well or not: nothing comes to life after this look.
+        self.daemon.seats.at_rest(&self.session).await;
         let sent_to = match self.daemon.store.attempts(self.key.task).await.map_err(Halt::from) {
             Ok(all) => match all.into_iter().find(|a| a.key == self.key && a.live) {
                 Some(attempt) => self.sent_to(&attempt).await,
@@ -341,8 +343,12 @@ impl Driver {
             None
         });
         self.end_gate().await;
-        if let Some(run) = sent_to.and_then(|id| self.daemon.runs.get(&id)) {
-            self.quiet(&run).await;
+        if let Some(run) = sent_to {
+            match self.find(&run).await {
+                Ok(Some(run)) => self.quiet(&run).await,
+                Ok(None) => {}
+                Err(_) => tracing::error!(task = %self.key.task, %run, "look up the run of an attempt to stop"),
+            }
         }
         let mut pause = Duration::from_millis(100);
         while let Err(e) = self.daemon.store.end_attempt(self.key, Change::because("manual", "a human decided")).await {
@@ -357,6 +363,10 @@ impl Driver {
 
     /// Ends the turn of a run: interrupted if that helps in time, else the run is ended. Returns when that is true.
     async fn quiet(&self, run: &LiveRun) {
+        // What was not begun is taken back, and then nothing there is ours. An older wrapper does not know the word.
+        if run.withdraw(self.key).await.unwrap_or(false) {
+            return;
+        }
         let in_flight = match run.status().await {
             Ok(status) => {
                 let sending = status.last_send.is_some_and(|(key, verdict)| key == self.key && verdict.is_none());

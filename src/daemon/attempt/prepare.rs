@@ -20,7 +20,7 @@ use crate::daemon::runs::LaunchError;
 use crate::daemon::seats::{Launch, SeatError};
 use crate::daemon::trust::{self, Doubt, TrustError};
 use crate::extract::event::{Body, SessionState, Verdict};
-use crate::queue::store::{AttemptChange, Session};
+use crate::queue::store::{Attempt, AttemptChange, Session};
 use crate::queue::task::TreeRule;
 use crate::run::Seat;
 
@@ -212,10 +212,10 @@ impl Driver {
         Ok(from.and_then(|a| a.conversation))
     }
 
-    /// The attempt before this one.
-    pub(super) async fn previous(&self) -> Step<Option<crate::queue::store::Attempt>> {
+    /// The last attempt before this one that was sent to an agent.
+    pub(super) async fn previous(&self) -> Step<Option<Attempt>> {
         let all = self.daemon.store.attempts(self.task.id).await?;
-        Ok(all.into_iter().rfind(|a| a.key.fence < self.key.fence && !a.live))
+        Ok(last_sent(all, self.key.fence))
     }
 
     /// Whether this attempt tells the agent what was wrong with the one before.
@@ -385,6 +385,11 @@ impl Driver {
     }
 }
 
+/// The last attempt before `fence` that was sent: those that went back into the queue before say nothing about the work.
+fn last_sent(all: Vec<Attempt>, fence: i64) -> Option<Attempt> {
+    all.into_iter().rfind(|a| a.key.fence < fence && !a.live && a.run.is_some())
+}
+
 fn tree_failed(e: &TreeError) -> Next {
     let reason = e.reason();
     let detail = match e {
@@ -405,6 +410,7 @@ fn tree_failed(e: &TreeError) -> Next {
 pub(super) fn seat_failed(e: &SeatError) -> Next {
     match e {
         SeatError::Launch(LaunchError::Died { .. }) => Next::retry("agent_exited", e.to_string()),
+        SeatError::Launch(LaunchError::Silent { .. }) => Next::requeue("wrapper_silent", e.to_string(), SOON),
         e => Next::retry("start_failed", e.to_string()),
     }
 }
@@ -412,4 +418,39 @@ pub(super) fn seat_failed(e: &SeatError) -> Next {
 /// The excerpt of a screen that is told with a refusal.
 pub(super) async fn with_screen(why: &str, run: &LiveRun) -> String {
     format!("{why}{}", excerpt(run).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::{AttemptKey, RunId, TaskId};
+
+    #[test]
+    fn what_a_gate_said_outlasts_attempts_that_were_never_sent() {
+        let attempt = |fence: i64, run: Option<RunId>, reason: &str| Attempt {
+            key: AttemptKey { task: TaskId(1), attempt: 1, fence },
+            session: "p-1".parse().unwrap(),
+            live: false,
+            tree: None,
+            worktree: None,
+            context_hash: None,
+            run,
+            conversation: None,
+            score: crate::assign::score::Score::default(),
+            started: Timestamp::UNIX_EPOCH,
+            ended: None,
+            outcome: None,
+            reason: Some(reason.into()),
+            detail: None,
+            charged: true,
+        };
+        let all = [
+            attempt(1, Some(RunId::random()), "gate_failed"),
+            attempt(2, None, "tree_taken"),
+            attempt(3, None, "daemon_restarted"),
+        ];
+        assert_eq!(last_sent(all.to_vec(), 4).unwrap().reason.as_deref(), Some("gate_failed"));
+        assert_eq!(last_sent(all.to_vec(), 1), None);
+    }
 }

@@ -31,8 +31,12 @@ impl Driver {
             evidence: Evidence::default(),
         };
         if let Some(watched) = &mut watched {
-            watched.catch_up(self).await?;
             facts.alive = watched.live.as_ref().is_some_and(|run| run.is_alive());
+            // A dead one is judged by its whole journal, however long that takes to read.
+            if let (false, Some(run)) = (facts.alive, &watched.live) {
+                run.exited().await;
+            }
+            watched.catch_up(self).await?;
             facts.evidence = watched.evidence();
         }
         let resume = recover::decide(&facts);
@@ -78,14 +82,31 @@ impl Driver {
         let steps = self.daemon.store.attempt_steps(self.key).await?;
         let sending = steps.iter().rev().find(|s| s.step == "sending");
         let after = sending.and_then(|s| s.data["after"].as_i64()).unwrap_or(0);
-        let turn = if oneshot { Turn::oneshot(self.key) } else { Turn::typed(self.key) };
-        Ok(Some(match self.find(&run).await? {
+        let live = self.find(&run).await?;
+        let begun = oneshot && self.may_have_begun(&run, live.as_deref()).await;
+        let turn = if begun { Turn::oneshot(self.key) } else { Turn::typed(self.key) };
+        Ok(Some(match live {
             Some(live) => {
                 let events = live.events();
                 Watched::new(live, events, after, turn)
             }
             None => Watched::dead(run, after, turn),
         }))
+    }
+
+    /// The agent of a one-shot has its prompt from the start; one whose wrapper never began has not.
+    async fn may_have_begun(&self, run: &RunId, live: Option<&LiveRun>) -> bool {
+        if let Some(live) = live {
+            let mut seen = live.watch();
+            // The daemon may have died in the moment in which it started the wrapper.
+            while seen.borrow_and_update().end.is_none() {
+                if live.is_alive() {
+                    return true;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(100), seen.changed()).await;
+            }
+        }
+        !rundir::is_untouched(&self.daemon.state.run(run))
     }
 
     /// The run that the attempt was sent to, or was about to be.
@@ -99,7 +120,7 @@ impl Driver {
     }
 
     /// The run in the registry; none once its end is stored.
-    async fn find(&self, run: &RunId) -> Step<Option<Arc<LiveRun>>> {
+    pub(super) async fn find(&self, run: &RunId) -> Step<Option<Arc<LiveRun>>> {
         let until = crate::clock::since_boot() + FIND_PATIENCE;
         loop {
             if let Some(live) = self.daemon.runs.get(run) {

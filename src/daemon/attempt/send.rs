@@ -12,7 +12,8 @@ use super::watch::Watched;
 use super::{Driver, Halt, Outcome, Step};
 use crate::ctl::SendRequest;
 use crate::daemon::LiveRun;
-use crate::daemon::seats::Launch;
+use crate::daemon::runs::LaunchError;
+use crate::daemon::seats::{Launch, SeatError};
 use crate::ids::RunId;
 use crate::pty::client::CtlError;
 use crate::queue::store::{AttemptChange, Change, EventFilter};
@@ -152,7 +153,11 @@ impl Driver {
             context_hash: Some(ready.context.hash.clone()),
             prompt: Some(text),
         };
-        let run = self.daemon.seats.run_for(&self.session, launch).await.map_err(|e| seat_failed(&e))?;
+        let run = self.daemon.seats.run_for(&self.session, launch).await.map_err(|e| match e {
+            // It has the prompt, or will have it in a moment: nobody knows.
+            SeatError::Launch(LaunchError::Silent { .. }) => Next::review("no_acceptance", e.to_string()),
+            e => seat_failed(&e),
+        })?;
         let events = run.events();
         let change = AttemptChange { run: Some(run.id().clone()), ..AttemptChange::default() };
         if !self.daemon.store.update_attempt(self.key, change).await? {
