@@ -1,10 +1,11 @@
 //! OS calls that std lacks: who a process is, its tree, signals that cannot hit a stranger. Another system is a new file.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -98,6 +99,37 @@ pub fn has_variable(pid: i32, name: &str, value: &str) -> bool {
     let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else { return false };
     let wanted = [name.as_bytes(), b"=", value.as_bytes()].concat();
     environ.split(|b| *b == 0).any(|entry| entry == wanted)
+}
+
+/// Returns `pid` and every process that it descends from, nearest first. An error where one of them ended meanwhile.
+pub fn ancestors(pid: i32) -> io::Result<Vec<ProcId>> {
+    let mut found = Vec::new();
+    let mut next = pid;
+    while next > 0 {
+        let stat = stat(next)?;
+        found.push(stat.id);
+        next = stat.parent;
+    }
+    Ok(found)
+}
+
+/// Opens a regular file for reading. In a folder that others write to there may be a pipe of that name instead, and
+/// whoever opens or reads one waits for ever.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    use rustix::fs::OFlags;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+}
+
+/// Reads the text of a regular file of at most `max_bytes`.
+pub fn read_regular(path: &Path, max_bytes: u64) -> io::Result<String> {
+    let mut text = String::new();
+    let read = open_regular(path)?.take(max_bytes + 1).read_to_string(&mut text)?;
+    if read as u64 > max_bytes {
+        return Err(io::Error::other(format!("it is longer than {max_bytes} bytes")));
+    }
+    Ok(text)
 }
 
 /// Returns every process that descends from `root`, without `root`; parents come before their children.
@@ -197,6 +229,30 @@ mod tests {
         let me = this_process();
         assert!(is_alive(me));
         assert!(!signal(ProcId { start: me.start + 1, ..me }, nix::libc::SIGKILL).unwrap());
+    }
+
+    #[test]
+    fn whoever_starts_a_process_is_its_ancestor() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let line = ancestors(child.id().cast_signed()).unwrap();
+        assert_eq!(line[1], this_process());
+        assert_eq!(line[0].pid, child.id().cast_signed());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(ancestors(line[0].pid).is_err() || proc_id(line[0].pid).unwrap() != line[0]);
+    }
+
+    #[test]
+    fn a_pipe_and_a_file_without_end_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read_regular(&pipe, 100).unwrap_err().to_string().contains("no regular file"));
+        let long = dir.path().join("long");
+        fs::write(&long, "12345").unwrap();
+        assert!(read_regular(&long, 4).unwrap_err().to_string().contains("longer than 4"));
+        assert_eq!(read_regular(&long, 5).unwrap(), "12345");
+        assert_eq!(read_regular(&dir.path().join("none"), 5).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -529,7 +529,9 @@ fn parse_worktrees(answer: &[u8]) -> Vec<Listed> {
 /// The branch that a working tree without one is about to come back to: git will not let it be checked out twice.
 fn rebased_branch(top: &Path, common_dir: &Path) -> Option<String> {
     let dot_git = top.join(".git");
-    let git_dir = match std::fs::read_to_string(&dot_git) {
+    // Pipes may stand there instead of files, in both places.
+    let read = |path: &Path| crate::linux::read_regular(path, 64 * 1024);
+    let git_dir = match read(&dot_git) {
         Ok(file) => PathBuf::from(file.strip_prefix("gitdir: ")?.trim_end()),
         Err(_) if dot_git.is_dir() => dot_git,
         Err(_) => return None,
@@ -540,7 +542,7 @@ fn rebased_branch(top: &Path, common_dir: &Path) -> Option<String> {
         return None;
     }
     ["rebase-merge/head-name", "rebase-apply/head-name", "BISECT_START"].iter().find_map(|name| {
-        let text = std::fs::read_to_string(git_dir.join(name)).ok()?;
+        let text = read(&git_dir.join(name)).ok()?;
         let text = text.trim_end();
         Some(text.strip_prefix("refs/heads/").unwrap_or(text).to_owned())
     })

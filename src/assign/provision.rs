@@ -10,6 +10,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat, symlinkat};
 use rustix::io::Errno;
 
+/// Longest file that is copied.
+const MAX_BYTES: u64 = 256 * 1024 * 1024;
+
 /// A path of `[worktree]` that cannot be provided.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
@@ -26,7 +29,7 @@ fn fault(path: &Path, why: impl ToString) -> ProvisionError {
 pub(crate) fn copy(from: &Path, to: &Path, paths: &[PathBuf]) -> Result<(), ProvisionError> {
     for path in paths {
         check(path)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let source = match openat2(open(from)?, path, flags, Mode::empty(), ResolveFlags::BENEATH) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => continue,
@@ -39,6 +42,9 @@ pub(crate) fn copy(from: &Path, to: &Path, paths: &[PathBuf]) -> Result<(), Prov
         let meta = source.metadata().map_err(|e| fault(path, e))?;
         if !meta.is_file() {
             return Err(fault(path, "is no file; name folders under link"));
+        }
+        if meta.len() > MAX_BYTES {
+            return Err(fault(path, format!("has more than {} MiB; name it under link", MAX_BYTES >> 20)));
         }
         let (folder, name) = parent(to, path)?;
         if exists(&folder, &name) {
@@ -142,6 +148,13 @@ mod tests {
             link(&from, &to, &["sub".into()]).unwrap();
         }
         assert_eq!(std::fs::read_link(to.join("sub")).unwrap(), from.join("sub"));
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let (_dir, from, to) = trees();
+        nix::unistd::mkfifo(&from.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(copy(&from, &to, &["pipe".into()]).unwrap_err().to_string().contains("is no file"));
     }
 
     #[test]

@@ -26,8 +26,13 @@ pub(crate) async fn make_ready(
     limit: Duration,
 ) -> Result<(), TreeError> {
     let failed = |why| TreeError::Provision { path: to.to_owned(), why };
-    provision::copy(from, to, &rules.copy).map_err(|e| failed(e.to_string()))?;
-    provision::link(from, to, &rules.link).map_err(|e| failed(e.to_string()))?;
+    let (source, target, brought) = (from.to_owned(), to.to_owned(), rules.clone());
+    let provide = move || {
+        provision::copy(&source, &target, &brought.copy)?;
+        provision::link(&source, &target, &brought.link)
+    };
+    let provided = tokio::task::spawn_blocking(provide).await.expect("copying files does not panic");
+    provided.map_err(|e| failed(e.to_string()))?;
     if rules.setup.is_empty() {
         return Ok(());
     }

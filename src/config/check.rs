@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::{Agent, Config};
+use crate::linux;
 
 /// What is wrong with a configuration file, in one line.
 #[derive(Debug)]
@@ -38,9 +39,12 @@ impl ConfigError {
     }
 }
 
+/// Longest file that is read; a person's has a few hundred bytes.
+const MAX_BYTES: u64 = 1024 * 1024;
+
 /// Reads `file` into a table whose every key is known; a missing file is an empty table.
 pub(super) fn read(file: &Path, only: Option<&[&str]>) -> Result<Table, ConfigError> {
-    let text = match std::fs::read_to_string(file) {
+    let text = match linux::read_regular(file, MAX_BYTES) {
         Ok(text) => text,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Table::new()),
         Err(e) => return Err(ConfigError { file: Some(file.to_owned()), line: None, message: e.to_string() }),
