@@ -77,6 +77,15 @@ pub struct RunEnd {
     pub reason: String,
 }
 
+/// The processes of ours in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Procs {
+    /// The wrapper.
+    pub wrapper: ProcId,
+    /// The guard: every process of the agent descends from it.
+    pub guard: Option<ProcId>,
+}
+
 /// What the ingested events tell about a live run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
@@ -90,6 +99,8 @@ pub struct Seen {
     pub turns: u64,
     /// What it asks.
     pub asking: Option<(AskKind, Ask)>,
+    /// Its processes, once known.
+    pub procs: Option<Procs>,
     /// Last journal line taken into account.
     pub seq: u64,
     /// Set once, at the end.
@@ -104,6 +115,7 @@ impl Seen {
             active: None,
             turns: 0,
             asking: None,
+            procs: None,
             seq: 0,
             end: None,
         }
@@ -118,6 +130,7 @@ impl Seen {
             active: (status.turns > 0).then_some(since),
             turns: status.turns,
             asking: status.asking.clone(),
+            procs: Some(Procs { wrapper: status.wrapper, guard: status.guard }),
             seq: status.seq,
             end: None,
         };
@@ -131,6 +144,7 @@ impl Seen {
         }
         self.seq = event.seq.unwrap_or(self.seq);
         match &event.body {
+            Body::RunStarted { wrapper, guard, .. } => self.procs = Some(Procs { wrapper: *wrapper, guard: *guard }),
             Body::State { state, .. } => {
                 self.state = *state;
                 self.since = event.ts;

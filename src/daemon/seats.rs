@@ -31,6 +31,9 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// How often we look without being told, for what nobody tells of: a pane closed by hand, a frozen tmux thawed.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// Pause after a start that failed for want of something that comes back by itself.
+const PASSES_AFTER: Duration = Duration::from_secs(5);
+
 /// Sessions in one pool at the most.
 pub const MAX_POOL: u32 = 256;
 
@@ -70,9 +73,33 @@ pub enum SeatError {
         /// What differs.
         what: &'static str,
     },
+    /// A session of that name is there and not the pool's.
+    #[error("session {session} exists and is not of this pool: choose another name for the pool")]
+    Taken {
+        /// The session.
+        session: Name,
+    },
+    /// Its sessions could not have names of their own.
+    #[error("the pool's name is too long for its sessions to have names: at most 60 characters")]
+    LongName,
     /// More than a pool may have.
     #[error("a pool has at most {MAX_POOL} sessions")]
     TooMany,
+}
+
+impl SeatError {
+    /// Whether it passes by itself: a tmux that is frozen, a machine out of processes or descriptors.
+    pub fn passes(&self) -> bool {
+        let lacks = |e: &std::io::Error| {
+            use nix::libc::{EAGAIN, EMFILE, ENFILE, ENOMEM};
+            e.raw_os_error().is_some_and(|e| [EAGAIN, EMFILE, ENFILE, ENOMEM].contains(&e))
+        };
+        match self {
+            Self::Tmux(TmuxError::Timeout(_)) => true,
+            Self::Tmux(TmuxError::Io(e)) | Self::Launch(LaunchError::Spawn { source: e, .. }) => lacks(e),
+            _ => false,
+        }
+    }
 }
 
 /// What a new run of a session is started with.
@@ -151,6 +178,14 @@ impl Seats {
             }
             if known.spec.seat != spec.seat {
                 return Err(SeatError::OtherKind { pool: spec.name, what: "its terminals differ" });
+            }
+        }
+        for n in 1..=size {
+            let name = member_name(&spec.name, n).ok_or(SeatError::LongName)?;
+            if let Ok(known) = self.inner.store.session(&name).await
+                && known.spec.pool.as_ref() != Some(&spec.name)
+            {
+                return Err(SeatError::Taken { session: name });
             }
         }
         if spec.seat == Seat::Pane {
@@ -234,6 +269,7 @@ impl Seats {
             self.stop(&session).await?;
             self.end_pane(&session).await?;
             self.inner.store.remove_session(name).await?;
+            self.forget_env(&session);
         }
         Ok(())
     }
@@ -484,17 +520,21 @@ impl Seats {
         Ok(())
     }
 
-    /// Ends wrappers whose pane is gone and that did not notice (F13, F15).
+    /// Ends wrappers whose pane is gone and that did not notice (F13). Names do not matter: people rename sessions (F15).
     async fn sweep_panes(&self, sessions: &[Session]) {
-        let mut seated: Vec<_> = sessions.iter().filter(|s| s.spec.seat == Seat::Pane && s.run.is_some()).collect();
+        let seated: Vec<_> = sessions.iter().filter(|s| s.spec.seat == Seat::Pane && s.run.is_some()).collect();
         if seated.is_empty() {
             return;
         }
-        let Ok(panes) = self.inner.tmux.panes().await else { return };
-        let alive: HashSet<i64> = panes.iter().filter(|p| !p.dead).map(|p| p.session).collect();
-        seated.retain(|s| !alive.contains(&s.id));
+        // Where no server answers nothing is known: a pane that closes tells its wrapper by itself.
+        let Ok(panes) = self.inner.tmux.processes().await else { return };
         for session in seated {
             let Some(run) = self.run_of(session) else { continue };
+            let Some(wrapper) = run.seen().procs.map(|p| p.wrapper) else { continue };
+            let lost = linux::stat(wrapper.pid).is_ok_and(|now| now.id == wrapper && panes.has_lost(&now));
+            if !lost {
+                continue;
+            }
             // A run that is just being started has no pane in the older list yet.
             let age = clock::wall().duration_since(run.spec.created);
             if age > SignedDuration::from_secs(10) && run.is_alive() {
@@ -525,8 +565,12 @@ impl Seats {
                 Ok(()) => {}
                 Err(e) => {
                     tracing::warn!(session = %name, error = %e, "start");
-                    let why = e.to_string();
-                    let booked = seats.inner.store.update_session(&name, move |s| failed_start(s, &why)).await;
+                    let (why, passes) = (e.to_string(), e.passes());
+                    let book = move |s: &mut Session| match passes {
+                        true => s.retry_at = Some(clock::wall() + PASSES_AFTER),
+                        false => failed_start(s, &why),
+                    };
+                    let booked = seats.inner.store.update_session(&name, book).await;
                     if let Err(e) = booked {
                         tracing::warn!(session = %name, error = %e, "book a failed start");
                     }
@@ -556,10 +600,28 @@ impl Seats {
         let write = || -> std::io::Result<()> {
             let dir = path.parent().expect("the file is in a folder of the session");
             fs_err::create_dir_all(dir)?;
+            // Whole or not at all: the old one stays until the new one is there, and nothing of it is in the new one.
             use std::io::Write as _;
-            crate::sock::create_private(&path)?.write_all(&env::serialize(base))
+            let part = path.with_extension("part");
+            let mut file = crate::sock::create_private(&part)?;
+            file.set_len(0)?;
+            file.write_all(&env::serialize(base))?;
+            file.sync_all()?;
+            fs_err::rename(&part, &path)
         };
         write().map_err(|source| SeatError::Env { session: session.spec.name.clone(), source })
+    }
+
+    /// Removes the environment of a session that is no more: there may be keys in it.
+    fn forget_env(&self, session: &Session) {
+        let path = self.inner.state.session_env(session.id);
+        let folder = path.parent().expect("the file is in a folder of the session");
+        match std::fs::remove_dir_all(folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(session = %session.spec.name, error = %e, "remove its environment");
+            }
+            _ => {}
+        }
     }
 
     /// The base environment of a session: that of the person who started it.
@@ -569,9 +631,14 @@ impl Seats {
     }
 }
 
+/// The name of a pool's session; none where it would be too long to be its own.
+fn member_name(pool: &Name, n: u32) -> Option<Name> {
+    format!("{pool}-{n}").parse().ok()
+}
+
 fn member(pool: &PoolSpec, n: u32) -> SessionSpec {
     SessionSpec {
-        name: Name::sanitized(&format!("{}-{n}", pool.name), "seat"),
+        name: member_name(&pool.name, n).expect("checked before the pool is made"),
         pool: Some(pool.name.clone()),
         agent: pool.agent.clone(),
         pack: pool.pack.clone(),

@@ -11,6 +11,7 @@ use crate::ids::{Name, TaskId};
 use crate::queue::schedule::{self, Held, Seat, World};
 use crate::queue::store::{Session, StoreError, Wanted};
 use crate::queue::task::Task;
+use crate::run;
 
 /// How long a wrapper may take to say what it is doing; then what its events told stands.
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
@@ -25,6 +26,7 @@ impl Daemon {
             task: task.id,
             place: schedule::place(&task.spec),
             tree: a.tree.clone(),
+            branch: task.spec.branch.clone(),
         });
         let parked = self.store.parked().await?.into_iter().map(|(p, until, why)| (p, (until, why))).collect();
         let mut ran = BTreeMap::new();
@@ -65,6 +67,9 @@ impl Daemon {
         let down = match (session.wanted, &session.aside, session.retry_at) {
             (Wanted::Down, ..) => Some(format!("stopped; start it with: orchwrap session start {}", session.spec.name)),
             (_, Some(why), _) => Some(why.clone()),
+            _ if session.spec.seat == run::Seat::Pane && self.seats.tmux().is_frozen() => {
+                Some("tmux does not answer".to_owned())
+            }
             (_, None, Some(at)) if at > clock::wall() => Some(format!("starts again at {at:.0}")),
             _ => None,
         };

@@ -3,16 +3,24 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::process::Command;
 
-use super::command::{self, Pane};
+use super::command::{self, Pane, Processes};
 use crate::config;
 use crate::paths::StateDir;
 
 /// Patience with one tmux call: a frozen server must not freeze us (F14).
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long after a call without an answer the server counts as frozen. Then it is tried again.
+const FROZEN: Duration = Duration::from_secs(15);
+
+/// Chooses another folder for tmux's sockets. Never passed on: the server of a state folder is found at one place, whoever
+/// happens to have started the daemon, and whoever attaches.
+const TMPDIR: &str = "TMUX_TMPDIR";
 
 /// The oldest tmux that has what we use (`default-size`, `extended-keys`, `terminal-features`).
 const OLDEST: (u32, u32) = (3, 2);
@@ -49,6 +57,8 @@ pub struct Tmux {
     config: PathBuf,
     program: String,
     size: (u16, u16),
+    /// When a call was last left without an answer, until one is answered.
+    silent: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Tmux {
@@ -59,12 +69,19 @@ impl Tmux {
             config: state.tmux_conf(),
             program: config.command.clone(),
             size: (config.cols, config.rows),
+            silent: Arc::default(),
         }
     }
 
     /// Name of the server's socket, for `tmux -L`.
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// Whether it left us without an answer a moment ago: then nothing new is given to its panes (F14).
+    pub fn is_frozen(&self) -> bool {
+        let silent = self.silent.lock().expect("nothing panics while it is held");
+        silent.is_some_and(|since| since.elapsed() < FROZEN)
     }
 
     /// Returns tmux's version, or why it cannot be used.
@@ -101,6 +118,13 @@ impl Tmux {
         }
     }
 
+    /// Returns the processes in all panes; an error where no server says so.
+    pub async fn processes(&self) -> Result<Processes, TmuxError> {
+        let list = self.run(command::list_processes()).await?;
+        command::parse_processes(&list)
+            .ok_or_else(|| TmuxError::Refused { verb: "list-panes".into(), why: format!("it answered {list:?}") })
+    }
+
     /// Returns the pane of `session`, dead or alive.
     pub async fn pane(&self, session: i64) -> Result<Option<Pane>, TmuxError> {
         Ok(self.panes().await?.into_iter().find(|p| p.session == session))
@@ -118,7 +142,7 @@ impl Tmux {
     pub fn attach_command(&self, session: i64, read_only: bool) -> std::process::Command {
         let mut c = std::process::Command::new(&self.program);
         // Inside somebody's own tmux the variable would make ours refuse to nest.
-        c.env_remove("TMUX").arg("-L").arg(&self.server).args(command::attach(session, read_only));
+        c.env_remove("TMUX").env_remove(TMPDIR).arg("-L").arg(&self.server).args(command::attach(session, read_only));
         c
     }
 
@@ -134,7 +158,7 @@ impl Tmux {
         let mut c = Command::new(&self.program);
         c.args(argv).stdin(Stdio::null()).kill_on_drop(true).env_clear();
         // The server keeps the environment it is started with and hands it to every pane: API keys must not be in it (T20).
-        for key in ["PATH", "HOME", "LANG", "LC_ALL", "TMUX_TMPDIR", "USER", "LOGNAME", "SHELL"] {
+        for key in ["PATH", "HOME", "LANG", "LC_ALL", "USER", "LOGNAME", "SHELL"] {
             if let Some(value) = std::env::var_os(key) {
                 c.env(key, value);
             }
@@ -142,10 +166,16 @@ impl Tmux {
         // A new server takes our working folder as its own and would keep a mount busy.
         c.current_dir("/");
         let output = match tokio::time::timeout(CALL_TIMEOUT, c.output()).await {
-            Err(_) => return Err(TmuxError::Timeout(verb.to_owned())),
+            Err(_) => {
+                *self.silent.lock().expect("nothing panics while it is held") = Some(Instant::now());
+                return Err(TmuxError::Timeout(verb.to_owned()));
+            }
             Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => return Err(TmuxError::Missing),
             Ok(done) => done?,
         };
+        if verb != "-V" {
+            *self.silent.lock().expect("nothing panics while it is held") = None;
+        }
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -158,7 +188,10 @@ impl Tmux {
 
 /// tmux's words for "there is no such server, session or pane" (3.2 to 3.6).
 fn is_gone(why: &str) -> bool {
-    ["no server running", "can't find", "error connecting", "no sessions", "no current target", "server exited"]
-        .iter()
-        .any(|words| why.contains(words))
+    // A socket that cannot be entered or is no socket says nothing about a server.
+    let no_socket = why.contains("error connecting") && why.contains("No such file or directory");
+    no_socket
+        || ["no server running", "can't find", "no sessions", "no current target", "server exited"]
+            .iter()
+            .any(|words| why.contains(words))
 }

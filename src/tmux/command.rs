@@ -1,9 +1,12 @@
 //! What we say to tmux: pure argument vectors and the parsing of its answers.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+
+use crate::linux::Stat;
 
 /// Our tmux server's configuration. Every line has its reason beside it.
 const CONFIG: &str = r##"# Written by orchwrap at each start of its own tmux server; changes here are lost.
@@ -108,6 +111,42 @@ pub fn list_panes() -> Vec<OsString> {
     args(&["list-panes", "-a", "-F", PANE_FORMAT])
 }
 
+/// Lists the processes of every pane, whatever people called the sessions.
+pub fn list_processes() -> Vec<OsString> {
+    args(&["list-panes", "-a", "-F", "#{pid} #{pane_pid} #{pane_dead}"])
+}
+
+/// What a server says about the processes in its panes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Processes {
+    /// The server itself.
+    pub server: i32,
+    /// The live process of each pane.
+    pub alive: HashSet<i32>,
+}
+
+impl Processes {
+    /// Whether a process that this server started has lost its pane. Of one that another server started, an older one
+    /// whose socket was removed, it knows nothing.
+    pub fn has_lost(&self, wrapper: &Stat) -> bool {
+        wrapper.parent == self.server && !self.alive.contains(&wrapper.id.pid)
+    }
+}
+
+/// Returns what the lines of [`list_processes`] tell; none where they are not that.
+pub fn parse_processes(list: &str) -> Option<Processes> {
+    let mut found = Processes::default();
+    for line in list.lines() {
+        let mut words = line.split(' ');
+        found.server = words.next()?.parse().ok()?;
+        let pane: i32 = words.next()?.parse().ok()?;
+        if words.next() != Some("1") {
+            found.alive.insert(pane);
+        }
+    }
+    (found.server != 0).then_some(found)
+}
+
 /// Ends a tmux session and its pane.
 pub fn kill_session(session: i64) -> Vec<OsString> {
     let mut argv = args(&["kill-session", "-t"]);
@@ -179,5 +218,18 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a.len(), "orchwrap-".len() + 8);
         assert_eq!(server_name(Path::new("/a"), true), "orchwrap");
+    }
+
+    #[test]
+    fn f15_only_a_pane_that_its_own_server_does_not_know_is_lost() {
+        use crate::extract::event::ProcId;
+        let stat = |pid, parent| Stat { id: ProcId { pid, start: 1 }, state: 'S', parent, group: pid, session: pid };
+        let panes = parse_processes("77 100 0\n77 101 1\n").unwrap();
+        assert!(!panes.has_lost(&stat(100, 77)), "whatever its session is called by now");
+        assert!(panes.has_lost(&stat(101, 77)), "tmux says that it is dead");
+        assert!(panes.has_lost(&stat(102, 77)));
+        assert!(!panes.has_lost(&stat(103, 66)), "of a server whose socket is gone");
+        assert_eq!(parse_processes(""), None, "a server without panes is no answer");
+        assert_eq!(parse_processes("no server running on /tmp/x"), None);
     }
 }

@@ -47,7 +47,8 @@ impl From<SeatError> for Refusal {
             SeatError::Launch(e) => refuse("launch", e),
             SeatError::Stop { .. } => refuse("run_unreachable", e),
             SeatError::Env { .. } => refuse("env", e),
-            SeatError::OtherKind { .. } => refuse("other_kind", e),
+            SeatError::OtherKind { .. } | SeatError::Taken { .. } => refuse("other_kind", e),
+            SeatError::LongName => bad(e),
             SeatError::TooMany => bad(e),
         }
     }
