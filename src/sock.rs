@@ -57,6 +57,12 @@ pub fn peer_is_us(stream: &impl AsFd) -> bool {
     rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
 }
 
+/// The process at the other end; none where it is out of our sight, in another container.
+pub fn peer_pid(stream: &impl AsFd) -> Option<i32> {
+    let peer = nix::sys::socket::getsockopt(&stream.as_fd(), nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    Some(peer.pid()).filter(|pid| *pid > 0)
+}
+
 /// Opens `path` for writing, created 0600 whatever the umask, never through a symlink.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -185,6 +185,24 @@ pub enum Call {
     Reload {},
 }
 
+impl Call {
+    /// Whether it only looks. What is not named here is not for agents (T5).
+    pub fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::TaskLs(_)
+                | Self::TaskShow { .. }
+                | Self::TaskWhy { .. }
+                | Self::TaskWait(_)
+                | Self::Events(_)
+                | Self::Ls {}
+                | Self::Status {}
+                | Self::PoolLs {}
+                | Self::SessionShow { .. }
+        )
+    }
+}
+
 /// A task to add, and how far its values are trusted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Submission {

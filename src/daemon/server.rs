@@ -51,6 +51,7 @@ pub(super) async fn accept(daemon: Arc<Daemon>, listener: UnixListener) {
 }
 
 async fn serve(daemon: Arc<Daemon>, stream: UnixStream) -> std::io::Result<()> {
+    let peer = crate::sock::peer_pid(&stream);
     let (read, write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut out = Out { write, id: 0 };
@@ -79,9 +80,12 @@ async fn serve(daemon: Arc<Daemon>, stream: UnixStream) -> std::io::Result<()> {
             }
         };
         out.id = id;
-        let answer = tokio::select! {
-            answer = answer(&daemon, call, &mut out) => answer,
-            () = hung_up(&mut read) => return Ok(()),
+        let answer = match daemon.may_ask(peer, &call) {
+            Err(refusal) => Err(refusal),
+            Ok(()) => tokio::select! {
+                answer = answer(&daemon, call, &mut out) => answer,
+                () = hung_up(&mut read) => return Ok(()),
+            },
         };
         let reply = match answer {
             Ok(result) => Reply { id, result: Some(result), ..Reply::default() },

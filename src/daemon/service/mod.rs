@@ -1,6 +1,7 @@
 //! What can be asked of the daemon, as plain functions on [`super::Daemon`]: the same for every surface.
 
 mod add;
+mod agents;
 mod events;
 pub mod offline;
 mod overview;
