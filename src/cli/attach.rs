@@ -6,7 +6,7 @@ use anyhow::bail;
 
 use super::ask::ask;
 use super::exit::Exit;
-use crate::config::{Config, Dirs};
+use crate::config::{self, Config, Dirs};
 use crate::daemon::rpc::Call;
 use crate::daemon::service::SessionView;
 use crate::ids::Name;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Attach) -> anyhow::Result<Exit> {
         bail!("session {} is not started yet: `orchwrap pool ls` says why", args.session);
     }
     let dirs = Dirs::from_env()?;
-    let config = Config::load(&dirs, std::env::vars())?;
+    let config = Config::load(&dirs, config::vars())?;
     let tmux = Tmux::new(&dirs.state(), dirs.is_default(), &config.tmux);
     eprintln!("Leave with Ctrl-b d. The agent goes on working.");
     // Only comes back where tmux cannot be run.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::exit::Exit;
-use crate::config::{Config, Dirs};
+use crate::config::{self, Config, Dirs};
 use crate::extract::pattern::{Pack, Packs};
 use crate::tmux::command::parse_version;
 
@@ -151,6 +151,13 @@ fn state(root: &Path) -> Vec<Check> {
     } else {
         Check::ok("state", shown.to_string())
     });
+    checks.extend(damaged(root).into_iter().map(|file| {
+        Check::warn(
+            "queue",
+            format!("was damaged once; kept as {}", file.display()),
+            "tasks that it held say `restored`; remove the file when you have no more use for it",
+        )
+    }));
     if let Ok(fs) = rustix::fs::statvfs(root) {
         let free = fs.f_bavail.saturating_mul(fs.f_frsize);
         checks.push(if free < LITTLE_SPACE {
@@ -162,9 +169,23 @@ fn state(root: &Path) -> Vec<Check> {
     checks
 }
 
+/// Databases that were damaged and set aside.
+fn damaged(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .filter(|e| {
+            let name = e.file_name().to_string_lossy().into_owned();
+            name.split_once(".damaged-").is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()))
+        })
+        .map(|e| e.path())
+        .collect();
+    files.sort();
+    files
+}
+
 fn config(dirs: &Dirs) -> Check {
     let file = dirs.config.join("config.toml");
-    match Config::load(dirs, std::env::vars()) {
+    match Config::load(dirs, config::vars()) {
         Err(e) => {
             Check::bad("config", e.to_string(), "correct that line; until then the last good configuration is used")
         }

@@ -96,7 +96,8 @@ fn lines(o: &Overview) -> String {
         text::ago(o.since, clock::wall()),
         counts(&o.seats, SEATS),
         counts(&o.tasks, TASKS),
-        parked(&o.parked)
+        o.damage.as_ref().map(|damage| format!("restored  {}\n", text::safe(damage))).unwrap_or_default()
+            + &parked(&o.parked)
     )
 }
 
@@ -135,6 +136,7 @@ mod tests {
             seats: map(&[("idle", 2), ("asking", 1)]),
             tasks: map(&[("asking", 1), ("queued", 4), ("retry_wait", 1), ("completed", 9)]),
             parked: BTreeMap::new(),
+            damage: None,
         };
         assert_eq!(line(&o), "ask 1  idle 2  queued 5");
         assert_eq!(counts(&o.tasks, TASKS), "1 asking, 4 queued, 1 retry_wait, 9 completed");

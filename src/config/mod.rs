@@ -260,6 +260,11 @@ impl Default for Tmux {
 /// authors to choose programs for the daemon (T16).
 const PROJECT_SECTIONS: &[&str] = &["worktree", "gate"];
 
+/// The variables of this process that are text; others cannot be settings of ours.
+pub fn vars() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+}
+
 impl Config {
     /// Reads `config.toml` of `dirs` (none is fine) and `vars` of the form `ORCHWRAP_<SECTION>_<KEY>`.
     pub fn load(dirs: &Dirs, vars: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {

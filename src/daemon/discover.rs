@@ -1,7 +1,8 @@
 //! Notices runs: all that are there when the daemon starts (F7), and those that people start by hand later.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::runs::Runs;
 use crate::ids::RunId;
+use crate::paths::{RunDir, StateDir};
 use crate::pty::rundir;
 use crate::queue::store::StoreError;
 
@@ -42,6 +44,28 @@ pub(super) async fn take_up(runs: &Runs) -> Result<(), StoreError> {
         runs.follow(spec, dir);
     }
     Ok(())
+}
+
+/// The highest number of a task that any journal names; 0 where none does.
+pub(super) fn last_task(state: &StateDir) -> i64 {
+    let entries = std::fs::read_dir(state.runs()).into_iter().flatten().flatten();
+    let journals = entries.filter_map(|e| File::open(RunDir::at(e.path()).events()).ok());
+    journals.map(|journal| last_task_in(BufReader::new(journal))).max().unwrap_or(0)
+}
+
+/// In one journal. What stands in a text is escaped there, so it never looks like a field.
+fn last_task_in(mut journal: impl BufRead) -> i64 {
+    const FIELD: &[u8] = b"\"task\":";
+    let (mut last, mut line) = (0, Vec::new());
+    while journal.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        for at in memchr::memmem::find_iter(&line, FIELD) {
+            let digits: Vec<u8> =
+                line[at + FIELD.len()..].iter().copied().take_while(u8::is_ascii_digit).take(18).collect();
+            last = last.max(String::from_utf8_lossy(&digits).parse().unwrap_or(0));
+        }
+        line.clear();
+    }
+    last
 }
 
 /// The run folders that are there.
@@ -135,4 +159,16 @@ fn settled(runs: &Runs, id: &RunId) -> bool {
         runs.follow(spec, dir);
     }
     alive || lived
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tasks_that_a_journal_names_are_found_and_those_in_its_texts_are_not() {
+        let journal = b"{\"task\":7,\"attempt\":1}\n{\"data\":{\"text\":\"\\\"task\\\":99\"},\"task\":12}\n{\"task\":3";
+        assert_eq!(last_task_in(&journal[..]), 12);
+        assert_eq!(last_task_in(&b""[..]), 0);
+    }
 }

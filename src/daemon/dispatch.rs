@@ -17,6 +17,9 @@ use crate::queue::store::StoreError;
 /// Tasks of one lane that are looked at in one round, however long the queue is (F51).
 const PER_LANE: usize = 64;
 
+/// The same, where none of those can be given to a session that is free.
+const MOST_PER_LANE: usize = 4096;
+
 /// Pause between two rounds that nothing but a human's draft stands in the way of: its end makes no event.
 const DRAFT_PAUSE: Duration = Duration::from_secs(2);
 
@@ -66,10 +69,19 @@ async fn round(daemon: &Arc<Daemon>) -> Result<Duration, StoreError> {
     let lanes = daemon.store.queued_lanes().await?;
     let mut draft = false;
     if !lanes.is_empty() {
-        let tasks = daemon.store.window(lanes, PER_LANE).await?;
-        let world = daemon.world(&tasks).await?;
-        draft = world.seats.iter().any(|s| s.draft);
-        let Schedule { claims, waiting } = schedule::schedule(&tasks, &world);
+        let mut per_lane = PER_LANE;
+        let Schedule { claims, waiting } = loop {
+            let tasks = daemon.store.window(lanes.clone(), per_lane).await?;
+            let world = daemon.world(&tasks).await?;
+            draft = world.seats.iter().any(|s| s.draft);
+            let found = schedule::schedule(&tasks, &world);
+            // Tasks that nobody can take must not hide those behind them from a session that is free.
+            let free = world.stopped.is_none() && world.seats.iter().any(|s| s.holder.is_none() && s.down.is_none());
+            if !found.claims.is_empty() || !free || tasks.len() < per_lane || per_lane >= MOST_PER_LANE {
+                break found;
+            }
+            per_lane = (per_lane * 8).min(MOST_PER_LANE);
+        };
         for claimed in daemon.store.claim(claims).await? {
             tracing::info!(task = %claimed.key.task, session = %claimed.session, "claimed");
             tokio::spawn(attempt::drive(daemon.clone(), claimed));
@@ -84,6 +96,7 @@ async fn round(daemon: &Arc<Daemon>) -> Result<Duration, StoreError> {
 
 /// Takes up the attempts that were live when the last daemon ended.
 pub(super) async fn resume(daemon: &Arc<Daemon>) -> Result<(), StoreError> {
+    daemon.store.write(|tx| tx.undecide_all()).await?;
     for (attempt, task) in daemon.store.live_attempts().await? {
         tracing::info!(task = %task.id, state = task.state.as_str(), "attempt taken up again");
         tokio::spawn(attempt::resume(daemon.clone(), attempt, task));

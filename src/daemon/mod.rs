@@ -32,7 +32,8 @@ use tokio::sync::watch;
 use crate::assign::git::Git;
 use crate::assign::worktree::Trees;
 use crate::clock::{self, Timestamp};
-use crate::config::{Config, ConfigError, Dirs};
+use crate::config::{Config, ConfigError, Dirs, vars};
+use crate::extract::event::Body;
 use crate::extract::pattern::{PackError, Packs};
 use crate::paths::StateDir;
 use crate::queue::store::{self, Store, StoreError};
@@ -190,11 +191,27 @@ impl Daemon {
         dispatch::run(self).await;
     }
 
+    /// After a damaged queue came back from its backup: says so, and keeps the ids that runs since then have worked for.
+    async fn tell_of_damage(&self) -> Result<(), StoreError> {
+        let Some(damage) = self.store.damage().cloned() else { return Ok(()) };
+        let state = self.state.clone();
+        let seen = tokio::task::spawn_blocking(move || discover::last_task(&state)).await.unwrap_or(0);
+        let text = service::damage_in_words(&damage);
+        self.store
+            .write(move |tx| {
+                tx.ids_after(seen)?;
+                tx.daemon_event(Body::Note { code: "queue_restored".into(), text }, "daemon.restored", None, None, None)
+            })
+            .await?;
+        Ok(())
+    }
+
     /// Answers and works until told to end. `ready` is called once the live runs are known and it answers.
     async fn serve(self: &Arc<Self>, ready: impl FnOnce()) -> Result<(), DaemonError> {
         let mut term = signal(SignalKind::terminate()).map_err(io("listen for SIGTERM"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(io("listen for SIGINT"))?;
         let mut hup = signal(SignalKind::hangup()).map_err(io("listen for SIGHUP"))?;
+        self.tell_of_damage().await?;
         // Watching begins before looking, so that no run falls in between.
         let watch = discover::Watch::new(&self.runs).map_err(io("watch the run folders"))?;
         discover::take_up(&self.runs).await?;
@@ -224,11 +241,6 @@ fn listen(state: &StateDir) -> std::io::Result<tokio::net::UnixListener> {
     let listener = crate::sock::bind(&state.daemon_sock())?;
     listener.set_nonblocking(true)?;
     tokio::net::UnixListener::from_std(listener)
-}
-
-/// The `ORCHWRAP_*` variables of this process.
-fn vars() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
 }
 
 fn read_packs(dirs: &Dirs, last: Option<&Packs>) -> Packs {

@@ -17,7 +17,7 @@ use crate::queue::store::StoreError;
 
 pub use add::Added;
 pub(crate) use events::Sink;
-pub use overview::{Overview, SeatView, state_word};
+pub use overview::{Overview, SeatView, damage_in_words, state_word};
 pub use seats::{PoolView, SessionView};
 pub use tasks::{AttemptView, Candidate, TaskView, Why};
 pub use wait::{Waited, WaitedFor};

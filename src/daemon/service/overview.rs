@@ -10,7 +10,7 @@ use crate::ctl::Refusal;
 use crate::daemon::Daemon;
 use crate::extract::event::SessionState;
 use crate::ids::{Name, RunId, TaskId};
-use crate::queue::store::Wanted;
+use crate::queue::store::{Damage, Wanted};
 use crate::run::Seat;
 
 /// A session, or a run that somebody started by hand.
@@ -66,6 +66,21 @@ pub struct Overview {
     pub tasks: BTreeMap<String, u64>,
     /// Providers that are parked, until when.
     pub parked: BTreeMap<String, Timestamp>,
+    /// What is lost, where the queue had to come back from its backup when this daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// What became of a damaged queue, in one line.
+pub fn damage_in_words(damage: &Damage) -> String {
+    format!(
+        "the queue database was damaged ({}) and came back from its backup of {:.0}; what happened since is lost, {} tasks \
+         are held until you release them; the damaged file is {}",
+        damage.what,
+        damage.restored_from,
+        damage.held,
+        damage.kept.display()
+    )
 }
 
 /// The state's name.
@@ -159,6 +174,7 @@ impl Daemon {
             seats,
             tasks,
             parked,
+            damage: self.store.damage().map(damage_in_words),
         })
     }
 }

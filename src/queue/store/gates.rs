@@ -151,6 +151,15 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Takes every decision back whose question is open still: whoever was to deliver it is gone. Delivered twice it is
+    /// refused, since it is bound to what was asked.
+    pub fn undecide_all(&mut self) -> Result<(), StoreError> {
+        let sql =
+            "UPDATE approvals SET answer = NULL, answered_us = NULL WHERE closed_us IS NULL AND answer IS NOT NULL";
+        self.conn.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
     /// Closes what a run asked: it asks no more.
     pub fn close_asks(&mut self, run: &RunId) -> Result<(), StoreError> {
         self.conn

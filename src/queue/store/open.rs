@@ -12,7 +12,8 @@ use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{M, Migrations};
 
-use super::{StoreError, read_only};
+use super::{StoreError, read_only, restored};
+use crate::clock::{self, Timestamp};
 
 /// Every schema so far, oldest first; a shipped one never changes.
 const MIGRATIONS: &[M<'static>] =
@@ -44,7 +45,9 @@ pub struct Damage {
     /// Where the damaged file was kept.
     pub kept: PathBuf,
     /// When the backup that took its place was made; what happened since is lost unless the journals tell.
-    pub restored_from: std::time::SystemTime,
+    pub restored_from: Timestamp,
+    /// Tasks that are held now, since nobody knows whether they were done since.
+    pub held: u64,
 }
 
 pub(super) struct Opened {
@@ -266,6 +269,7 @@ fn restore(path: &Path, what: String) -> Result<(Connection, Damage), StoreError
         return Err(StoreError::Corrupt { path: path.to_owned(), what, kept });
     }
     let restored_from = fs::metadata(&from).and_then(|m| m.modified()).map_err(why)?;
+    let restored_from = Timestamp::try_from(restored_from).unwrap_or(Timestamp::UNIX_EPOCH);
     for suffix in ["-wal", "-shm"] {
         match fs::rename(with_suffix(path, suffix), with_suffix(&kept, suffix)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(why(e)),
@@ -275,8 +279,9 @@ fn restore(path: &Path, what: String) -> Result<(Connection, Damage), StoreError
     fs::rename(path, &kept).map_err(why)?;
     let part = with_suffix(path, ".restore");
     fs::copy(&from, &part).map_err(why)?;
+    let held = restored::hold_all(&mut Connection::open(&part)?, restored_from, clock::wall())?;
     fs::File::open(&part).and_then(|f| f.sync_all()).map_err(why)?;
     fs::rename(&part, path).map_err(why)?;
     tracing::error!(path = %path.display(), kept = %kept.display(), what, "queue database was damaged; backup restored");
-    Ok((connect(path)?, Damage { what, kept, restored_from }))
+    Ok((connect(path)?, Damage { what, kept, restored_from, held }))
 }

@@ -354,6 +354,10 @@ async fn f71_one_answer_wins_and_only_for_what_was_shown() {
     b.store.ask(&run, None, kind, crate::extract::event::Ask { hash: "h2".into(), ..ask }).await.unwrap();
     assert!(!b.store.decide(&run, "h1", "no").await.unwrap());
     assert_eq!(b.store.open_asks(None).await.unwrap().len(), 1);
+    // Decided by a daemon that died before it delivered the answer: the next one may take another.
+    assert!(b.store.decide(&run, "h2", "yes").await.unwrap());
+    b.store.write(|tx| tx.undecide_all()).await.unwrap();
+    assert!(b.store.decide(&run, "h2", "no").await.unwrap());
 }
 
 #[tokio::test]
@@ -515,8 +519,22 @@ fn f43_a_damaged_or_emptied_database_is_restored_from_its_backup_and_says_so() {
         }
         let store = Store::open(&path).unwrap();
         let damage = store.damage().unwrap();
-        assert!(damage.kept.exists(), "{damage:?}");
+        assert!(damage.kept.exists() && damage.held == 3, "{damage:?}");
         assert_eq!(count(&store), 3);
+        let rt = tokio::runtime::Runtime::new().unwrap();
+        rt.block_on(async {
+            let task = store.task(TaskId(1)).await.unwrap();
+            assert_eq!((task.state, task.reason.as_deref()), (TaskState::Held, Some(RESTORED)));
+            assert!(task.fence >= 1000, "no claim since the backup has had it");
+            let lanes = store.queued_lanes().await.unwrap();
+            assert!(lanes.is_empty(), "nothing goes by itself");
+            let added = store.add_task(spec("new")).await.unwrap();
+            assert!(added.id > TaskId(1000), "{added:?}: a lost one may have had the next id");
+            store.write(|tx| tx.ids_after(7_300)).await.unwrap();
+            assert_eq!(store.add_task(spec("newer")).await.unwrap().id, TaskId(8001));
+            store.say(TaskId(1), Verb::Release, None).await.unwrap();
+            assert_eq!(store.task(TaskId(1)).await.unwrap().state, TaskState::Queued);
+        });
     }
 }
 
