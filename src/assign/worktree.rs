@@ -69,6 +69,10 @@ pub enum TreeError {
     Dirty(PathBuf),
     #[error("branch {branch} is checked out in {}; free it there, or run the task with -C on that folder", path.display())]
     BranchElsewhere { branch: String, path: PathBuf },
+    #[error(
+        "branch {0} exists and was not made for this task: an older queue left it; rename or delete it, then retry"
+    )]
+    BranchTaken(String),
     #[error("{} is in the way: {why}", path.display())]
     PathTaken { path: PathBuf, why: String },
     #[error("base {0} is no commit of this repository")]
@@ -96,6 +100,7 @@ impl TreeError {
             Self::Busy { .. } => "tree_busy",
             Self::Dirty(_) => "tree_dirty",
             Self::BranchElsewhere { .. } => "branch_elsewhere",
+            Self::BranchTaken(_) => "branch_taken",
             Self::PathTaken { .. } => "worktree_taken",
             Self::BaseMissing(_) => "base_missing",
             Self::Git(e) => e.reason(),
@@ -275,6 +280,10 @@ impl Trees {
 
         let mark_file = slot.join(MARKS).join(branch.as_str().replace('/', "~"));
         let mark = Mark::read(&mark_file);
+        // The name of a task's own branch is ours to choose, so one that is there without our mark is of another queue.
+        if wanted.rule == TreeRule::Isolate && mark.is_none() && self.git.tip(&facts.top, branch).await?.is_some() {
+            return Err(TreeError::BranchTaken(branch.to_string()));
+        }
         let list = self.git.worktrees(&facts.top, &facts.common_dir).await?;
         let holder = list.iter().find(|t| t.branch.as_deref() == Some(branch.as_str()));
         let there = list.iter().find(|t| same_path(&t.path, &path));

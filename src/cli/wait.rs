@@ -41,7 +41,7 @@ pub(super) struct WaitArgs {
 }
 
 pub(super) fn main(args: WaitArgs) -> anyhow::Result<ExitCode> {
-    let until = args.timeout.map(|t| Instant::now() + t.0);
+    let until = args.timeout.and_then(|t| Instant::now().checked_add(t.0));
     let dirs = ask::dirs()?;
     let mut tries = 0;
     let waited: Waited = loop {

@@ -38,6 +38,9 @@ pub enum ClientError {
     /// The connection broke; asking again may find the next daemon.
     #[error("talk to the daemon: {0}")]
     Io(#[from] io::Error),
+    /// It took the question and gave no answer; it may still do what was asked.
+    #[error("the daemon does not answer within {} s (is it stopped?); what was asked may still be done: look before you ask again", .0.as_secs())]
+    Silent(Duration),
     /// It said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -108,6 +111,7 @@ impl Client {
                 Start::IfNeeded => launch(dirs, until),
                 Start::Never => Err(ClientError::NotRunning),
             },
+            Err(e) if silent(&e) => Err(ClientError::Silent(START_PATIENCE)),
             Err(e) => Err(e.into()),
         }
     }
@@ -136,6 +140,11 @@ impl Client {
         self.ask(call, Some(ANSWER_PATIENCE), |_| Ok(()))
     }
 
+    /// Asks something whose answer takes the daemon `more` than a plain question.
+    pub fn call_long<T: DeserializeOwned>(&mut self, call: Call, more: Duration) -> Result<T, ClientError> {
+        self.ask(call, Some(ANSWER_PATIENCE + more), |_| Ok(()))
+    }
+
     /// Asks for a stream, and hands each item to `each` until the stream ends or `each` fails. Waits for ever.
     pub fn stream<T: DeserializeOwned>(
         &mut self,
@@ -156,7 +165,11 @@ impl Client {
         self.read.get_ref().set_read_timeout(patience)?;
         write_line(self.read.get_mut(), &Request { id, call })?;
         loop {
-            let Some(line) = read_line(&mut self.read)? else {
+            let line = read_line(&mut self.read).map_err(|e| match silent(&e) {
+                true => ClientError::Silent(patience.unwrap_or_default()),
+                false => e.into(),
+            })?;
+            let Some(line) = line else {
                 return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
             };
             let reply: Reply = serde_json::from_str(&line).map_err(|e| ClientError::Protocol(e.to_string()))?;
@@ -195,6 +208,11 @@ fn absent(e: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotADirectory, NotFound, UnexpectedEof};
     // A daemon killed with our connection in its backlog resets it before it has said who it is.
     matches!(e.kind(), NotFound | ConnectionRefused | NotADirectory | ConnectionReset | BrokenPipe | UnexpectedEof)
+}
+
+/// Whether the error means that the other side took too long: the kernel's word for it is "try again".
+fn silent(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Whether the connection broke while it was made.

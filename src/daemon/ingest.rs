@@ -26,9 +26,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// Reads the run's journal into the store until the run has ended and its `run.exited` is stored.
 pub(super) async fn follow(store: &Store, run: &LiveRun) {
     let mut pause = RETRY.0;
-    if let Err(e) = patiently(|| store.add_run(run.spec.clone())).await {
+    while let Err(e) = store.add_run(run.spec.clone()).await {
         tracing::error!(run = %run.id(), error = %e, "register the run");
-        return;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
     }
     if let Ok(status) = run.status().await {
         run.catch_up(&status);
@@ -42,10 +43,7 @@ pub(super) async fn follow(store: &Store, run: &LiveRun) {
         if !rundir::is_alive(&run.dir) && !is_being_born(run) {
             match rest(store, run).await {
                 Ok(()) => return,
-                Err(e) if !e.is_retryable() => {
-                    tracing::error!(run = %run.id(), error = %e, "ingest the end of the journal");
-                    return;
-                }
+                // Whatever it is, a disk or a database that was moved: without its end the run would hold its seat for ever.
                 Err(e) => tracing::warn!(run = %run.id(), error = %e, "ingest the end of the journal"),
             }
         }

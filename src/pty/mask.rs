@@ -75,6 +75,14 @@ impl Mask {
         }
     }
 
+    /// Covers secrets in a text.
+    pub(crate) fn cover_text(&self, text: String) -> String {
+        let mut bytes = text.into_bytes();
+        self.cover(&mut bytes);
+        // A secret that begins or ends inside a character would leave half of one behind.
+        String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+    }
+
     /// How many bytes at the end of `bytes` may be the beginning of a secret whose rest is yet to come.
     pub(crate) fn held(&self, bytes: &[u8]) -> usize {
         let longest =
@@ -97,12 +105,7 @@ impl Mask {
 
     fn cover_json(&self, data: &mut Value) {
         match data {
-            Value::String(text) => {
-                let mut bytes = std::mem::take(text).into_bytes();
-                self.cover(&mut bytes);
-                // A secret that begins or ends inside a character would leave half of one behind.
-                *text = String::from_utf8_lossy(&bytes).into_owned();
-            }
+            Value::String(text) => *text = self.cover_text(std::mem::take(text)),
             Value::Array(items) => items.iter_mut().for_each(|v| self.cover_json(v)),
             Value::Object(map) => map
                 .iter_mut()

@@ -112,6 +112,8 @@ pub struct Held {
     pub place: String,
     /// The tree, once chosen.
     pub tree: Option<PathBuf>,
+    /// The branch that it asked for.
+    pub branch: Option<String>,
 }
 
 /// All that the choice depends on, beside the tasks.
@@ -253,7 +255,9 @@ fn before_seats(task: &Task, place: &str, places: &BTreeMap<String, TaskId>, wor
         return None;
     }
     let held = world.held.iter().find(|h| {
-        let same_tree = h.tree.as_deref().is_some_and(|t| task.spec.branch.is_none() && task.spec.cwd.starts_with(t));
+        // Another subfolder of the same checkout; another branch gets a tree of its own.
+        let same_branch = task.spec.branch.is_none() || task.spec.branch == h.branch;
+        let same_tree = h.tree.as_deref().is_some_and(|t| same_branch && task.spec.cwd.starts_with(t));
         h.task != task.id && (h.place == place || same_tree)
     });
     let holder = held.map(|h| h.task).or_else(|| places.get(place).copied())?;
@@ -441,8 +445,20 @@ mod tests {
         assert_eq!(schedule(&shared, &w).claims.len(), 3);
         let other = [task(1, json!({})), task(2, json!({"branch": "b"}))];
         assert_eq!(schedule(&other, &w).claims.len(), 2);
-        let held = Held { task: TaskId(9), place: "x".into(), tree: Some("/src".into()) };
-        assert_eq!(only_waiting(&[task(1, json!({}))], &World { held: vec![held], ..w }), "tree /src/app (task 9)");
+        let held = |branch: Option<&str>| {
+            let held = Held {
+                task: TaskId(9),
+                place: "x".into(),
+                tree: Some("/src".into()),
+                branch: branch.map(str::to_owned),
+            };
+            World { held: vec![held], ..w.clone() }
+        };
+        assert_eq!(only_waiting(&[task(1, json!({}))], &held(None)), "tree /src/app (task 9)");
+        // The command line names the branch where the folder stands: two of its subfolders are one tree all the same.
+        let on = |branch: &str| [task(1, json!({"branch": branch}))];
+        assert_eq!(only_waiting(&on("main"), &held(Some("main"))), "tree /src/app (task 9)");
+        assert_eq!(schedule(&on("fix"), &held(Some("main"))).claims.len(), 1);
     }
 
     #[test]

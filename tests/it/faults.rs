@@ -80,8 +80,10 @@ fn f70_a_cancel_right_after_the_launch_of_a_one_shot_stops_it() {
         assert!(!runs(&w).iter().any(rundir::is_alive), "its agent works on");
     }
     let db = rusqlite::Connection::open(w.home.join("state/orchwrap/orchwrap.db")).unwrap();
-    let open: i64 = db.query_row("SELECT count(*) FROM runs WHERE ended_us IS NULL", [], |r| r.get(0)).unwrap();
-    assert_eq!(open, 0, "every run has its end");
+    wait_until("every run has its end", || {
+        let sql = "SELECT count(*) FROM runs WHERE ended_us IS NULL";
+        (db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap() == 0).then_some(())
+    });
 }
 
 #[test]
@@ -179,4 +181,183 @@ fn bury(journal: &Path, lines: &[Value], under: u64) {
     (0..under).for_each(|_| put(&note));
     lines[end..].iter().for_each(&mut put);
     std::fs::write(journal, text).unwrap();
+}
+
+#[test]
+fn t05_an_agent_looks_at_the_queue_and_changes_nothing() {
+    let w = World::with_pool();
+    let us = crate::support::orchwrap().display().to_string();
+    // The second one comes from a process that left its parent, and its session, behind.
+    let prompt = format!(
+        "run: {us} task done 1 2>said; echo $? >done; setsid sh -c '({us} task add x --pool p; echo $? >added) &' 2>/dev/null; \
+         while ! test -s added; do sleep 0.05; done; {us} task ls --json >seen; echo $? >looked\nsay: done"
+    );
+    let id = w.add(&prompt, &["--gate", "false", "--attempts", "1"]);
+    assert_eq!(id, "1");
+    assert_eq!(w.until(&id, "failed")["reason"], "gate_failed");
+    let read = |name: &str| std::fs::read_to_string(w.app().join(name)).unwrap();
+    assert!(read("said").contains("agents may look"), "{}", read("said"));
+    assert_ne!(read("done"), "0\n");
+    assert_ne!(read("added"), "0\n");
+    assert_eq!(read("looked"), "0\n");
+    assert_eq!(w.ok(["task", "ls", "--json", "--all"]).lines().count(), 1, "nothing was added");
+}
+
+#[test]
+fn f43_after_a_restore_nothing_is_sent_again_by_itself() {
+    let w = World::with_pool();
+    let id = w.add("say: once", &["--hold"]);
+    w.ok(["daemon", "stop"]);
+    // The backup is of the time at which the task was not done yet.
+    w.ok(["daemon", "start"]);
+    let db = w.home.join("state/orchwrap/orchwrap.db");
+    wait_until("a backup", || {
+        let backup = rusqlite::Connection::open(db.with_extension("db.bak")).ok()?;
+        backup.query_row("SELECT id FROM tasks", [], |r| r.get::<_, i64>(0)).ok()
+    });
+    w.ok(["task", "release", &id]);
+    w.until(&id, "completed");
+    w.ok(["daemon", "stop"]);
+    std::fs::write(&db, vec![0xa5; 8192]).unwrap();
+    w.ok(["daemon", "start"]);
+    let task = w.show(&id);
+    assert_eq!((&task["state"], &task["reason"]), (&"held".into(), &"restored".into()), "{task:#}");
+    let status = w.ok(["status"]);
+    assert!(status.contains("restored") && status.contains("1 tasks are held"), "{status}");
+    let new = w.add("say: new", &[]);
+    assert_eq!(new, "1001", "the id of a task that is lost is not given again");
+    w.until(&new, "completed");
+    assert_eq!(w.received().len(), 2, "{:?}", w.received());
+}
+
+#[test]
+fn t17_a_pipe_in_the_checkout_hangs_nobody() {
+    let w = World::with_pool();
+    let pipe = w.app().join(".orchwrap.toml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let id = w.add("say: x", &["--isolate"]);
+    let task = w.until(&id, "failed");
+    assert!(task["detail"].as_str().unwrap().contains("no regular file"), "{task:#}");
+    std::fs::remove_file(&pipe).unwrap();
+}
+
+#[test]
+fn t20_the_environment_of_a_session_is_replaced_whole_and_removed_with_it() {
+    let w = World::new();
+    let up = |value: Option<&str>| {
+        let mut c = w.home.orchwrap(["pool", "up", "o", "--agent", "claude", "-n", "1", "--terminal", "oneshot"]);
+        let path = std::env::join_paths(
+            std::iter::once(w.home.join("bin")).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+        );
+        c.env("PATH", path.unwrap());
+        value.map(|v| c.env("FOO_KEY", v));
+        assert!(c.status().unwrap().success());
+    };
+    let sessions = w.home.join("state/orchwrap/sessions");
+    let kept = || {
+        let folders = std::fs::read_dir(&sessions).into_iter().flatten().flatten();
+        folders.map(|f| std::fs::read_to_string(f.path().join("env")).unwrap()).collect::<Vec<_>>()
+    };
+    up(Some("secret1"));
+    assert!(kept()[0].contains("secret1"));
+    up(None);
+    assert!(!kept()[0].contains("FOO_KEY"), "{:?}", kept());
+    w.ok(["pool", "down", "o"]);
+    assert!(kept().is_empty(), "{:?}", kept());
+}
+
+#[test]
+fn a_conversation_that_cannot_be_gone_on_with_is_refused_and_not_begun_anew() {
+    let w = World::new();
+    std::fs::create_dir_all(w.home.join("config/orchwrap")).unwrap();
+    let repl = w.home.join("bin/repl");
+    let us = crate::support::orchwrap().display().to_string();
+    let ledger = w.home.join("ledger");
+    let text = format!("#!/bin/sh\nexec {us} __fake-agent --dialect repl --ledger {} -- \"$@\"\n", ledger.display());
+    std::fs::write(&repl, text).unwrap();
+    std::fs::set_permissions(&repl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = format!("[agents.ollama]\ncommand = [\"{}\", \"run\", \"m\"]\n", repl.display());
+    std::fs::write(w.home.join("config/orchwrap/config.toml"), config).unwrap();
+    w.ok(["pool", "up", "p", "--agent", "ollama", "-n", "1", "--terminal", "detached"]);
+    let first = w.add("say: one", &[]);
+    w.until(&first, "completed");
+    let second = w.add("say: two", &["--continue", &first]);
+    w.until(&second, "completed");
+    let received = w.received();
+    assert_eq!(received[0].0, received[1].0, "the same process, so the same conversation");
+    // In another folder it would have to be a new process.
+    let third = w.add("say: three", &["--continue", &second, "-C", "sub"]);
+    assert_eq!(w.until(&third, "failed")["reason"], "no_conversation");
+    assert_eq!(w.received().len(), 2);
+}
+
+#[test]
+fn tasks_that_nobody_can_take_hide_none_that_a_free_session_can() {
+    let w = World::new();
+    // Their pool is not there yet, so nobody knows that it will be one of another agent.
+    let line = serde_json::json!({"prompt": "x", "pool": "p", "agent": "codex", "cwd": w.app()}).to_string() + "\n";
+    let file = w.home.join("batch");
+    std::fs::write(&file, line.repeat(70)).unwrap();
+    w.ok(["task", "add", "--batch", "--file", file.to_str().unwrap()]);
+    w.ok(["pool", "up", "p", "--agent", "claude", "-n", "1", "--terminal", "detached"]);
+    let refused = w.call(["task", "add", "x", "--pool", "p", "--agent", "codex"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("pool p is of claude"), "{refused:?}");
+    let id = w.add("say: mine", &[]);
+    assert_eq!(w.until(&id, "completed")["answer"], "mine");
+}
+
+#[test]
+fn t19_what_is_kept_of_an_attempt_names_no_secret() {
+    let w = World::with_pool();
+    let secret = "hunter2hunter2";
+    let env = format!("MY_API_KEY={secret}");
+    let gate = "echo the key is $MY_API_KEY; false";
+    let id = w.add("say: x", &["--env", &env, "--gate", gate, "--attempts", "1"]);
+    let task = w.until(&id, "failed");
+    assert_eq!(task["reason"], "gate_failed");
+    assert!(task["detail"].as_str().unwrap().contains("the key is **************"), "{task:#}");
+    let id = w.add("say: x", &["--env", &env, "--prereq", "echo $MY_API_KEY >&2; false"]);
+    assert!(!w.until(&id, "failed")["detail"].as_str().unwrap().contains(secret));
+    assert!(!w.ok(["events", "-n", "10000"]).contains(secret));
+    let db = rusqlite::Connection::open(w.home.join("state/orchwrap/orchwrap.db")).unwrap();
+    let shown: i64 =
+        db.query_row("SELECT count(*) FROM gates WHERE output LIKE '%' || ? || '%'", [secret], |r| r.get(0)).unwrap();
+    assert_eq!(shown, 0);
+}
+
+#[test]
+fn a_pool_takes_nobodys_session() {
+    let w = World::new();
+    w.ok(["session", "start", "q-1", "--agent", "claude", "--terminal", "detached"]);
+    let up = |name: &str| w.call(["pool", "up", name, "--agent", "claude", "-n", "1", "--terminal", "detached"]);
+    let said = up("q");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("session q-1 exists"), "{said:?}");
+    let said = up(&"x".repeat(64));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("too long"), "{said:?}");
+    w.ok(["session", "stop", "q-1"]);
+}
+
+#[test]
+fn odd_variables_and_endless_times_are_taken_as_they_are() {
+    let w = World::with_pool();
+    let odd: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(vec![b'x', 0xff]);
+    let doctor = w.home.orchwrap(["doctor"]).env("ODD", &odd).output().unwrap();
+    assert!(!String::from_utf8_lossy(&doctor.stderr).contains("panicked"), "{doctor:?}");
+    let id = w.add("say: x", &[]);
+    w.ok(["wait", &id, "--timeout", "18446744073709551615"]);
+}
+
+#[test]
+fn the_branch_of_an_older_queue_is_not_worked_on() {
+    let w = World::with_pool();
+    w.git(&["branch", "orchwrap/task-1"]);
+    let before = w.git(&["for-each-ref"]);
+    let id = w.add("say: x", &["--isolate"]);
+    assert_eq!(w.until(&id, "failed")["reason"], "branch_taken");
+    assert_eq!(w.git(&["for-each-ref"]), before);
+    w.git(&["branch", "-q", "-m", "orchwrap/task-1", "kept"]);
+    w.ok(["task", "retry", &id]);
+    w.until(&id, "completed");
+    w.ok(["task", "retry", &id]);
+    w.until(&id, "completed");
 }

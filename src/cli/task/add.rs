@@ -135,7 +135,11 @@ pub(super) fn main(args: AddArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let many = tasks.len() > 1;
-    let added: Vec<Added> = ask::daemon()?.call(Call::TaskAdd { tasks })?;
+    let added: Vec<Added> = {
+        // Each one is looked at: its folder, its branch.
+        let more = std::time::Duration::from_millis(100) * u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        ask::daemon()?.call_long(Call::TaskAdd { tasks }, more)?
+    };
     for task in &added {
         if args.json {
             ask::print_json(task)?;

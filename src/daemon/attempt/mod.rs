@@ -27,6 +27,7 @@ use crate::clock;
 use crate::extract::event::{Body, Event, SessionState};
 use crate::extract::pattern::Pack;
 use crate::ids::{AttemptKey, Name};
+use crate::pty::mask::Mask;
 use crate::queue::retry;
 use crate::queue::store::{Attempt, Change, Claimed, StoreError};
 use crate::queue::task::{Proof, Task, TaskState};
@@ -96,6 +97,8 @@ struct Driver {
     key: AttemptKey,
     session: Name,
     pack: Arc<Pack>,
+    /// Covers the secrets of the session's and the task's environment in all that is kept about the attempt (T19).
+    mask: Mask,
 }
 
 /// Drives a claimed task to the end of this attempt.
@@ -138,10 +141,14 @@ impl Driver {
         // Listening before looking, so that no decision falls in between.
         let bus = daemon.bus.subscribe();
         let mut pack = daemon.packs().generic().clone();
+        let mut env = Vec::new();
         if let Ok(known) = daemon.store.session(&session).await {
             pack = daemon.packs().get(&known.spec.pack).unwrap_or(&pack).clone();
+            env.extend(daemon.seats.read_env(&known).unwrap_or_default());
         }
-        let driver = Self { daemon, task, key, session, pack };
+        env.extend(task.spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        let mask = Mask::of_env(&env);
+        let driver = Self { daemon, task, key, session, pack, mask };
         let decided = driver.decided_by_a_human(bus);
         let mut decided = std::pin::pin!(decided);
         loop {
@@ -219,7 +226,10 @@ impl Driver {
     }
 
     /// Moves the task from wherever this attempt has it. Nothing happens where it is there already.
-    async fn to(&self, to: TaskState, change: Change) -> Step<()> {
+    async fn to(&self, to: TaskState, mut change: Change) -> Step<()> {
+        for text in [&mut change.detail, &mut change.waiting_for, &mut change.answer] {
+            *text = text.take().map(|t| self.mask.cover_text(t));
+        }
         let now = self.daemon.store.task(self.key.task).await?;
         if now.fence != self.key.fence {
             return Err(Halt::Fenced);
@@ -236,12 +246,13 @@ impl Driver {
     }
 
     async fn event(&self, body: Body, rule: &str, run: Option<&LiveRun>) -> Step<()> {
-        let run = run.map(|r| r.id().clone());
+        let (run, body) = (run.map(|r| r.id().clone()), self.mask.cover_body(body));
         let (key, session) = (Some(self.key), Some(self.session.clone()));
         Ok(self.daemon.store.add_event(body, rule, key, session, run).await?)
     }
 
     async fn waits(&self, what: Option<String>) -> Step<()> {
+        let what = what.map(|w| self.mask.cover_text(w));
         if self.daemon.store.attempt_waits(self.key, what).await? { Ok(()) } else { Err(Halt::Fenced) }
     }
 

@@ -158,8 +158,11 @@ impl Driver {
         let conversation = self.conversation().await?;
         let hash = self.known_hash(session, &run, context)?;
         let cwd = status.child.and_then(|c| std::fs::read_link(format!("/proc/{}/cwd", c.pid)).ok());
-        // A gate that failed is told to the agent that worked, while it is still there.
-        let same_run = self.last_run().await?.as_ref() == Some(run.id()) && self.follows_up().await?;
+        // A gate that failed is told to the agent that worked, while it is still there; and an agent that does not name its
+        // conversations goes on in the process where the task ran, or not at all.
+        let nameless = conversation.is_none() && self.continued_run().await?.as_ref() == Some(run.id());
+        let follows_up = self.last_run().await?.as_ref() == Some(run.id()) && self.follows_up().await?;
+        let same_run = nameless || follows_up;
         let wanted = plan::Wanted {
             cwd: &context.tree.cwd,
             hash: &context.hash,
@@ -228,13 +231,36 @@ impl Driver {
         Ok(self.previous().await?.and_then(|a| a.run))
     }
 
+    /// The run in which the task to go on with was last at work.
+    async fn continued_run(&self) -> Step<Option<crate::ids::RunId>> {
+        let Some(task) = self.task.spec.continue_task else { return Ok(None) };
+        Ok(self.daemon.store.attempts(task).await?.into_iter().rev().find_map(|a| a.run))
+    }
+
+    /// The conversation for a new process; refused where the task must go on in one that cannot be named (F73).
+    pub(super) async fn resumed(&self) -> Step<Option<String>> {
+        let conversation = self.conversation().await?;
+        match (self.task.spec.continue_task, &conversation) {
+            (Some(task), None) if !self.pack.shell => {
+                let what = format!(
+                    "task {task} cannot be gone on with: its process stands elsewhere or has ended, and {} told no \
+                     conversation to resume; add it anew without --continue",
+                    self.pack.id
+                );
+                Err(Next::fail("no_conversation", what).into())
+            }
+            _ => Ok(conversation),
+        }
+    }
+
     /// A new process in the session's seat, ready for a prompt and verified.
     async fn respawn(&self, context: &Context) -> Step<Arc<LiveRun>> {
+        let resume = self.resumed().await?;
         self.step("respawn", json!({ "cwd": context.tree.cwd, "hash": context.hash })).await?;
         let launch = Launch {
             cwd: Some(context.tree.cwd.clone()),
             env: Some(context.env.clone()),
-            resume: self.conversation().await?,
+            resume,
             branch: context.tree.branch.clone(),
             ..Launch::default()
         };
@@ -411,6 +437,13 @@ pub(super) fn seat_failed(e: &SeatError) -> Next {
     match e {
         SeatError::Launch(LaunchError::Died { .. }) => Next::retry("agent_exited", e.to_string()),
         SeatError::Launch(LaunchError::Silent { .. }) => Next::requeue("wrapper_silent", e.to_string(), SOON),
+        // What the machine lacks for a moment says nothing about the task (F14, F63).
+        e if e.passes() => Next::Requeue {
+            reason: "start_delayed".into(),
+            detail: e.to_string(),
+            waiting_for: Some(e.to_string()),
+            after: SOON,
+        },
         e => Next::retry("start_failed", e.to_string()),
     }
 }

@@ -141,13 +141,17 @@ impl Driver {
 
     /// Starts the one command of a one-shot, with the prompt on its standard input.
     async fn launch(&self, ready: &Ready, text: String) -> Step<Watched> {
+        let resume = match self.task.spec.continue_task {
+            Some(_) => self.resumed().await?,
+            None => None,
+        };
         self.note_sending(None).await?;
         let launch = Launch {
             cwd: Some(ready.context.tree.cwd.clone()),
             env: Some(ready.context.env.clone()),
             // The wrapper adds what makes it a one-shot: it plans every launch.
             argv: None,
-            resume: None,
+            resume,
             attempt: Some(self.key),
             branch: ready.context.tree.branch.clone(),
             context_hash: Some(ready.context.hash.clone()),

@@ -143,7 +143,8 @@ impl Turn {
             Body::TurnCompleted { answer, duration_ms, .. } if self.accepted => {
                 self.end = Some(End::Done {
                     answer: answer.clone().or_else(|| self.reported.clone()),
-                    report: event.source.is_report() || self.reported.is_some(),
+                    // A message within the turn is no word about its end; the one after it, or its report, comes soon.
+                    report: event.source.is_report(),
                     duration_ms: *duration_ms,
                 });
             }
@@ -312,11 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_message_by_report_is_the_answer_of_an_end_told_by_output() {
+    fn a_message_by_report_is_the_answer_of_an_end_told_by_output_and_proves_it_only_after_it() {
         let mut s = Script::accepted();
-        s.say(Source::Hook, None, Body::Message { text: "m".into(), exact: true, truncated: false });
+        let message = |text: &str| Body::Message { text: text.into(), exact: true, truncated: false };
+        s.say(Source::Hook, None, message("m"));
         let end = s.osc(completed(None));
-        assert_eq!(end, Stage::Ended(End::Done { answer: Some("m".into()), report: true, duration_ms: 5 }));
+        assert_eq!(end, Stage::Ended(End::Done { answer: Some("m".into()), report: false, duration_ms: 5 }));
+        let end = s.say(Source::Hook, None, message("n"));
+        assert_eq!(end, Stage::Ended(End::Done { answer: Some("n".into()), report: true, duration_ms: 5 }));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Driver {
 
     /// Keeps how a gate ended; returns its output as it is kept.
     async fn record(&self, n: u32, end: &Outcome, on: &GateSite) -> Step<String> {
-        let (output, _) = crate::assign::deliver::clean(&end.output);
+        let output = self.mask.cover_text(crate::assign::deliver::clean(&end.output).0);
         let took = u64::try_from(end.took.as_millis()).unwrap_or(u64::MAX);
         self.daemon.store.gate_ended(self.key, n, end.passed, end.code, output.clone(), took).await?;
         self.event(end.event(on.clone()), "assign.gate", None).await?;

@@ -188,6 +188,12 @@ impl Daemon {
             };
             return Err(bad(format!("no agent is called {agent}; {hint}")));
         }
+        if let (Some(pool), Some(agent)) = (&spec.pool, &spec.agent)
+            && let Ok(known) = self.store.pool(pool).await
+            && known.spec.pack != *agent
+        {
+            return Err(bad(format!("pool {pool} is of {}: it never takes a task for {agent}", known.spec.pack)));
+        }
         let sessions = self.store.sessions().await?;
         let fits = sessions.iter().filter(|s| {
             s.spec.takes_tasks

@@ -1,5 +1,7 @@
 //! What there is to know and to say about tasks that are there.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{bad, refuse};
@@ -161,7 +163,15 @@ impl Daemon {
     }
 
     /// Passes an answer on to the agent that asks: one answer wins, bound to what was shown (T32, F71).
-    pub async fn answer(&self, id: TaskId, text: String, hash: Option<String>) -> Result<Task, Refusal> {
+    ///
+    /// A client that hangs up does not stop it half-way: an answer is decided and delivered, or neither.
+    pub async fn answer(self: &Arc<Self>, id: TaskId, text: String, hash: Option<String>) -> Result<Task, Refusal> {
+        let daemon = self.clone();
+        let work = tokio::spawn(async move { daemon.decide_and_deliver(id, text, hash).await });
+        work.await.unwrap_or_else(|e| Err(refuse("internal", e)))
+    }
+
+    async fn decide_and_deliver(&self, id: TaskId, text: String, hash: Option<String>) -> Result<Task, Refusal> {
         let task = self.store.task(id).await?;
         if task.state == TaskState::Review && task.reason.as_deref() == Some(trust::REASON) {
             return self.settle_doubt(&task, &text, hash.as_deref()).await;
