@@ -9,7 +9,6 @@ mod machine;
 mod markdown;
 pub mod pattern;
 pub(crate) mod rules;
-mod scanner;
 pub mod score;
 mod settled;
 pub mod signal;
@@ -30,13 +29,13 @@ use crate::extract::event::{Ask, AskKind, Body, Draft, FailReason, LimitKind, Se
 use crate::extract::machine::{Config, Eyes, Machine};
 use crate::extract::pattern::{Mode, Pack};
 use crate::extract::rules::{Composer, Level, Rules, Verdict};
-use crate::extract::scanner::{Hit, Scanner};
 use crate::extract::settled::Settled;
 use crate::extract::signal::{Claim, Signal};
 use crate::extract::status::Status;
 use crate::term::grid::Grid;
 use crate::term::keys::{Key, Keys};
 use crate::term::lines::{Finished, Lines};
+use crate::term::scanner::{Hit, Scanner};
 use crate::term::screen::{Screen, ScreenText, blank};
 
 /// The screen is compared after this much quiet, ..

@@ -5,4 +5,5 @@ pub(crate) mod keys;
 pub(crate) mod lines;
 pub mod modes;
 pub(crate) mod parse;
+pub(crate) mod scanner;
 pub mod screen;
