@@ -5,12 +5,14 @@ mod canary;
 pub mod cast;
 mod dialog;
 pub mod event;
+mod literals;
 mod machine;
 mod markdown;
 pub mod pattern;
 pub(crate) mod rules;
 pub mod score;
 mod settled;
+mod sieve;
 pub mod signal;
 mod status;
 
@@ -45,7 +47,7 @@ const LAGGING: Duration = Duration::from_millis(100);
 /// .. and at the end of a synchronized frame, but not more often than this.
 const FRAME: Duration = Duration::from_millis(16);
 
-/// Most events a second that settled lines make; a flood is told by its first ones and a note.
+/// Most events that settled lines make in a second, and one tool's output; a flood is told by its first ones.
 const MAX_LINE_EVENTS: u32 = 256;
 
 /// How an [`Extractor`] is set up.
@@ -229,7 +231,10 @@ impl Eyes for Sight {
         let mut found = Vec::new();
         let mut rules = self.lines.borrow_mut();
         if let Some(rules) = rules.get_or_insert_with(|| Settled::new(&self.pack.content)) {
-            rules.read(format!("{output}\n").as_bytes(), |rule, body| found.push((rule.to_owned(), body)));
+            rules.read(format!("{output}\n").as_bytes(), |rule, body| {
+                found.push((rule.to_owned(), body));
+                found.len() < MAX_LINE_EVENTS as usize
+            });
         }
         found
     }
@@ -530,29 +535,31 @@ impl Core {
         if finished.text.is_empty() {
             return;
         }
-        if let Some(settled) = settled.get_or_insert_with(|| Settled::new(&sight.pack.rules)) {
+        if window.0 != now.as_secs() {
+            *window = (now.as_secs(), 0);
+        }
+        // Once more is not told there is nothing to look for.
+        if window.1 < MAX_LINE_EVENTS
+            && let Some(settled) = settled.get_or_insert_with(|| Settled::new(&sight.pack.rules))
+        {
             settled.read(&finished.text, |rule, body| {
-                if window.0 != now.as_secs() {
-                    *window = (now.as_secs(), 0);
-                }
                 window.1 += 1;
-                let body = match window.1.cmp(&MAX_LINE_EVENTS) {
-                    std::cmp::Ordering::Less => body,
-                    std::cmp::Ordering::Equal => Body::Note {
-                        code: "events.capped".into(),
-                        text: "more such lines in this second are not told one by one".into(),
-                    },
-                    std::cmp::Ordering::Greater => return,
+                let last = window.1 == MAX_LINE_EVENTS;
+                let note = || Body::Note {
+                    code: "events.capped".into(),
+                    text: "more such lines in this second are not told one by one".into(),
                 };
-                let claim = Claim::Content(Box::new(body));
+                let claim = Claim::Content(Box::new(if last { note() } else { body }));
                 machine.signal(Signal { source: Source::Line, rule: rule.to_owned(), claim }, None, now, sight);
+                !last
             });
         }
         if sight.dialog.is_some() {
             let (mut at, mut wraps) = (0, finished.wraps.iter().peekable());
             for end in memchr::memchr_iter(b'\n', &finished.text) {
                 let wrapped = wraps.next_if(|w| **w == end).is_some() && sight.pack.soft_wrap;
-                let row = String::from_utf8_lossy(&finished.text[at..end]);
+                let row = &finished.text[at..end];
+                let row = String::from_utf8_lossy(row.strip_suffix(b"\r").unwrap_or(row));
                 if sight.dialog.as_mut().is_some_and(|d| d.finished(&row, wrapped)) {
                     machine.signal(prompt_taken(), None, now, sight);
                 }

@@ -1,107 +1,236 @@
 //! Lines that scrolled by, and what they report: errors with their place, sums of tests.
 //!
-//! All patterns are searched at once over as many whole lines as there are; only a line with a hit is looked at again,
-//! pattern by pattern. Most output has no hit, and costs one pass.
+//! Whole lines are searched together for the literals that matches must contain; only a line that has one is looked at,
+//! and only with the patterns whose literals it has. Patterns that have no literals are searched all at once, in one
+//! more pass. Most output has nothing of this, and costs no more than that.
 
-use regex::Regex;
-use regex_automata::meta;
-use regex_automata::util::syntax;
+use regex::{CaptureLocations, Regex};
+use regex_automata::{Input, meta};
+use regex_syntax::hir::{Hir, HirKind, Look};
 
 use crate::extract::event::{Body, MAX_TEXT_BYTES, capped};
+use crate::extract::literals::required;
 use crate::extract::pattern::{Region, Rule, Says};
+use crate::extract::sieve::{MIN_LITERAL, Sieve, WINDOW};
 
 /// Longest line that is looked at: nothing that anybody reads is longer.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// Most events that one stretch of output makes; a flood of error lines is told by its first ones.
-const MAX_EVENTS: usize = 256;
 
 /// The patterns over settled lines.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    any: meta::Regex,
-    each: Vec<(String, Says, Regex)>,
+    patterns: Vec<LinePattern>,
+    /// Finds the literals of patterns.
+    sieve: Sieve,
+    /// Finds matches of the patterns without literals.
+    loose: Option<meta::Regex>,
+    /// The numbers of those patterns, as a set of bits.
+    loose_ones: Vec<u64>,
+    /// The patterns that the line in hand may match, as a set of bits.
+    wanted: Vec<u64>,
+}
+
+/// A pattern and what it says.
+#[derive(Debug)]
+struct LinePattern {
+    rule: String,
+    says: Says,
+    regex: Regex,
+    /// Where the groups of the last match are; kept, so that a match costs no memory.
+    groups: CaptureLocations,
+    names: Names,
+}
+
+/// Numbers of the groups with a meaning.
+#[derive(Debug)]
+struct Names {
+    runner: Option<usize>,
+    passed: Option<usize>,
+    failed: Option<usize>,
+    skipped: Option<usize>,
+    message: Option<usize>,
+    file: Option<usize>,
+    line: Option<usize>,
 }
 
 impl Settled {
     /// Compiles the line patterns of `rules`; none if there are none.
     pub(crate) fn new(rules: &[Rule]) -> Option<Self> {
-        let mut patterns = Vec::new();
-        let mut each = Vec::new();
-        for rule in rules.iter().filter(|r| matches!(r.says, Says::Error | Says::Test)) {
-            for cond in rule.all.iter().filter(|c| c.r#in == Region::Line) {
-                patterns.push(cond.row.get_ref().as_str());
-                let regex = Regex::new(cond.row.get_ref()).expect("the patterns of a pack are checked when it is read");
-                each.push((rule.id.clone(), rule.says, regex));
+        let (mut patterns, mut literals, mut loose) = (Vec::new(), Vec::new(), Vec::new());
+        let rules = rules.iter().filter(|r| matches!(r.says, Says::Error | Says::Test));
+        let conds = rules.flat_map(|rule| rule.all.iter().filter(|c| c.r#in == Region::Line).map(move |c| (rule, c)));
+        for (number, (rule, cond)) in conds.enumerate() {
+            let text = cond.row.get_ref();
+            let hir = regex_syntax::parse(text).expect("the patterns of a pack are checked when it is read");
+            match required(&hir, MIN_LITERAL, WINDOW) {
+                Some(all) => literals.extend(all.into_iter().map(|l| (l, number))),
+                None => loose.push((number, in_text(&hir))),
             }
+            patterns.push(LinePattern::new(rule.id.clone(), rule.says, text));
         }
-        if each.is_empty() {
+        if patterns.is_empty() {
             return None;
         }
-        let any = meta::Regex::builder()
-            .syntax(syntax::Config::new().multi_line(true).utf8(false))
-            .configure(
-                // Where a match is, and no groups: those are read from the one line that has it.
-                meta::Config::new()
-                    .utf8_empty(false)
-                    .which_captures(regex_automata::nfa::thompson::WhichCaptures::Implicit),
-            )
-            .build_many(&patterns)
-            .expect("each of the patterns compiles by itself");
-        Some(Self { any, each })
+        let mut loose_ones = vec![0; patterns.len().div_ceil(64)];
+        loose.iter().for_each(|(number, _)| insert(&mut loose_ones, *number));
+        let loose: Vec<Hir> = loose.into_iter().map(|(_, hir)| hir).collect();
+        // Where a match ends, and no groups: those are read from the one line that has it.
+        let captures = regex_automata::nfa::thompson::WhichCaptures::Implicit;
+        let config = meta::Config::new().utf8_empty(false).which_captures(captures);
+        let build = || {
+            let all = meta::Regex::builder().configure(config).build_many_from_hir(&loose);
+            all.expect("each of the patterns compiles by itself")
+        };
+        let loose = (!loose.is_empty()).then(build);
+        let wanted = vec![0; loose_ones.len()];
+        Some(Self { patterns, sieve: Sieve::new(&literals), loose, loose_ones, wanted })
     }
 
-    /// Reads whole lines, each ended by LF; `found` gets the rule and its event.
-    pub(crate) fn read(&self, text: &[u8], mut found: impl FnMut(&str, Body)) {
-        let (mut at, mut events) = (0, 0);
-        while at < text.len() && events < MAX_EVENTS {
-            let Some(hit) = self.any.find(regex_automata::Input::new(text).range(at..)) else { return };
-            let start = memchr::memrchr(b'\n', &text[..hit.start()]).map_or(0, |n| n + 1).max(at);
-            let end = memchr::memchr(b'\n', &text[hit.start()..]).map_or(text.len(), |n| hit.start() + n);
-            at = end + 1;
-            if end - start > MAX_LINE_BYTES {
-                continue;
+    /// Reads whole lines, each ended by LF or CR LF. `found` gets the rule and its event and says whether to go on.
+    ///
+    /// A line makes the event of the first pattern that matches it.
+    pub(crate) fn read(&mut self, text: &[u8], mut found: impl FnMut(&str, Body) -> bool) {
+        // A character that is none is a mark to patterns, which they would not see in the bytes.
+        let broken = self.loose.is_some() && std::str::from_utf8(text).is_err();
+        let (mut at, mut match_at) = (0, None);
+        while at < text.len() {
+            if match_at.is_none_or(|place| place < at) {
+                match_at = Some(if broken { at } else { self.loose(text, at) });
             }
-            let line = String::from_utf8_lossy(&text[start..end]);
-            if let Some((id, body)) =
-                self.each.iter().find_map(|(id, says, re)| Some((id, event(id, *says, re, &line)?)))
-            {
-                events += 1;
-                found(id, body);
+            let loose = match_at.filter(|place| *place < text.len());
+            let until = loose.map_or(text.len(), |place| line_end(text, place));
+            self.wanted.fill(0);
+            let Self { sieve, wanted, .. } = self;
+            let literal = sieve.find(&text[..until], at, |number| insert(wanted, number));
+            let Some(place) = literal.map(|(place, _)| place).or(loose) else { return };
+            let (start, end) = (line_start(text, place).max(at), line_end(text, place));
+            let mut next = literal.map(|(_, next)| next);
+            while let Some((_, after)) = next.and_then(|n| sieve.find(&text[..end], n, |n| insert(wanted, n))) {
+                next = Some(after);
+            }
+            if loose.is_some_and(|place| place <= end) {
+                wanted.iter_mut().zip(&self.loose_ones).for_each(|(bits, more)| *bits |= more);
+            }
+            if !self.line(&text[start..end], &mut found) {
+                return;
+            }
+            at = end + 1;
+        }
+    }
+
+    /// Returns a place in the first line from `at` on that a pattern without literals may match; the end if there is none.
+    fn loose(&self, text: &[u8], at: usize) -> usize {
+        let input = Input::new(text).range(at..).earliest(true);
+        self.loose.as_ref().and_then(|r| r.search_half(&input)).map_or(text.len(), |end| end.offset())
+    }
+
+    /// Looks at a line with the patterns that are wanted.
+    fn line(&mut self, line: &[u8], found: &mut impl FnMut(&str, Body) -> bool) -> bool {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > MAX_LINE_BYTES {
+            return true;
+        }
+        let line = String::from_utf8_lossy(line);
+        for (word, &bits) in self.wanted.iter().enumerate() {
+            let mut bits = bits;
+            while bits != 0 {
+                let pattern = &mut self.patterns[word * 64 + bits.trailing_zeros() as usize];
+                if let Some(body) = pattern.event(&line) {
+                    return found(&pattern.rule, body);
+                }
+                bits &= bits - 1;
             }
         }
+        true
     }
 }
 
-fn event(rule: &str, says: Says, regex: &Regex, line: &str) -> Option<Body> {
-    let caps = regex.captures(line)?;
-    let text = |name: &str| caps.name(name).map(|m| m.as_str());
-    // A word where a number is expected stands for one.
-    let count = |name: &str| text(name).map_or(0, |t| t.parse().unwrap_or(1));
-    let last = rule.rsplit('.').next().unwrap_or(rule);
-    Some(match says {
-        Says::Test => Body::TestResult {
-            runner: text("runner").unwrap_or(last.split('-').next().unwrap_or(last)).to_owned(),
-            passed: count("passed"),
-            failed: count("failed"),
-            skipped: count("skipped"),
-        },
-        _ => Body::Error {
-            message: capped(text("message").unwrap_or(line).trim().to_owned(), MAX_TEXT_BYTES).0,
-            file: text("file").map(str::to_owned),
-            line: text("line").and_then(|l| l.parse().ok()),
-        },
-    })
+impl LinePattern {
+    fn new(rule: String, says: Says, pattern: &str) -> Self {
+        let regex = Regex::new(pattern).expect("the patterns of a pack are checked when it is read");
+        let number = |name: &str| regex.capture_names().position(|n| n == Some(name));
+        let names = Names {
+            runner: number("runner"),
+            passed: number("passed"),
+            failed: number("failed"),
+            skipped: number("skipped"),
+            message: number("message"),
+            file: number("file"),
+            line: number("line"),
+        };
+        Self { rule, says, groups: regex.capture_locations(), names, regex }
+    }
+
+    /// Returns what the line reports, if it matches.
+    fn event(&mut self, line: &str) -> Option<Body> {
+        let Self { groups, names, .. } = self;
+        self.regex.captures_read(groups, line)?;
+        let text = |group: Option<usize>| groups.get(group?).map(|(start, end)| &line[start..end]);
+        // A word where a number is expected stands for one.
+        let count = |group| text(group).map_or(0, |t| t.parse().unwrap_or(1));
+        let last = self.rule.rsplit('.').next().unwrap_or(&self.rule);
+        Some(match self.says {
+            Says::Test => Body::TestResult {
+                runner: text(names.runner).unwrap_or(last.split('-').next().unwrap_or(last)).to_owned(),
+                passed: count(names.passed),
+                failed: count(names.failed),
+                skipped: count(names.skipped),
+            },
+            _ => Body::Error {
+                message: capped(text(names.message).unwrap_or(line).trim().to_owned(), MAX_TEXT_BYTES).0,
+                file: text(names.file).map(str::to_owned),
+                line: text(names.line).and_then(|l| l.parse().ok()),
+            },
+        })
+    }
+}
+
+fn insert(set: &mut [u64], number: usize) {
+    set[number / 64] |= 1 << (number % 64);
+}
+
+fn line_start(text: &[u8], place: usize) -> usize {
+    memchr::memrchr(b'\n', &text[..place]).map_or(0, |lf| lf + 1)
+}
+
+fn line_end(text: &[u8], place: usize) -> usize {
+    memchr::memchr(b'\n', &text[place..]).map_or(text.len(), |lf| place + lf)
+}
+
+/// The pattern of one line as it is searched for in many: ends of the text become ends of a line.
+fn in_text(hir: &Hir) -> Hir {
+    let all = |parts: &[Hir]| parts.iter().map(in_text).collect();
+    match hir.kind() {
+        HirKind::Look(Look::Start | Look::StartLF) => Hir::look(Look::StartCRLF),
+        HirKind::Look(Look::End | Look::EndLF) => Hir::look(Look::EndCRLF),
+        HirKind::Repetition(repeat) => {
+            let mut repeat = repeat.clone();
+            repeat.sub = Box::new(in_text(&repeat.sub));
+            Hir::repetition(repeat)
+        }
+        HirKind::Capture(group) => in_text(&group.sub),
+        HirKind::Concat(parts) => Hir::concat(all(parts)),
+        HirKind::Alternation(parts) => Hir::alternation(all(parts)),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => hir.clone(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::extract::pattern::Packs;
+    use crate::extract::pattern::{Pack, Packs};
 
     fn events(text: &str) -> Vec<Body> {
-        let settled = Settled::new(&Packs::builtin().generic().rules).unwrap();
+        let mut settled = Settled::new(&Packs::builtin().generic().rules).unwrap();
         let mut out = Vec::new();
-        settled.read(text.as_bytes(), |_, body| out.push(body));
+        settled.read(text.as_bytes(), |_, body| {
+            out.push(body);
+            true
+        });
         out
     }
 
@@ -126,5 +255,59 @@ mod tests {
     #[test]
     fn prose_about_errors_is_nothing() {
         assert!(events("the error: was in the log\n3 tests failed, I said\nErrors happen.\n").is_empty());
+    }
+
+    /// Patterns with literals and without, of which several may match one line.
+    const PATTERNS: [&str; 12] = [
+        r"^(?<file>[^\s:]+):(?<line>\d+): error: (?<message>.+)$",
+        r"^ok\s+\S+",
+        r"tests? passed",
+        r"(?i)build failed",
+        r"^(ab|cd)*$",
+        r"\A\d+ \w+\z",
+        r"no .*\bé\b",
+        r"\w+ passed in",
+        r"error|warning",
+        r"\s\s\d",
+        "\u{fffd}\u{fffd}",
+        r"[^a]\n?d$",
+    ];
+
+    fn pack(patterns: &[&str]) -> Pack {
+        let mut text = String::from("version = 1\nid = \"x\"\nmode = \"line\"\n[launch]\ncommand = \"x\"\n");
+        for (n, pattern) in patterns.iter().enumerate() {
+            text +=
+                &format!("[[rule]]\nid = \"{n}\"\nsays = \"error\"\nall = [{{ in = \"line\", row = '{pattern}' }}]\n");
+        }
+        Pack::parse_checked(Path::new("x.toml"), &text).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_pattern_that_matches_a_line_is_told_as_if_each_were_tried(
+            chosen in proptest::sample::subsequence((0..PATTERNS.len()).collect::<Vec<_>>(), 1..PATTERNS.len()),
+            parts in proptest::collection::vec(prop_oneof![
+                proptest::sample::select(vec![
+                    "a.c:1: error: x", "error", "warning", "ok  x", "ok", "2 tests passed", " passed in 3", "BUILD Failed",
+                    "abcd", "12 x", "no é", "\u{fffd}\u{fffd}", "  7", "d", " ", "\t", "é",
+                ]).prop_map(|s| s.as_bytes().to_vec()),
+                proptest::collection::vec(proptest::sample::select(vec![0xe9u8, 0xc3, b'x', 0xff]), 0..3),
+                Just(b"\n".to_vec()), Just(b"\n".to_vec()), Just(b"\r\n".to_vec()),
+            ], 0..40),
+        ) {
+            let patterns: Vec<&str> = chosen.iter().map(|n| PATTERNS[*n]).collect();
+            let text = [parts.concat(), b"\n".to_vec()].concat();
+            let regexes: Vec<Regex> = patterns.iter().map(|p| Regex::new(p).unwrap()).collect();
+            let lines = text[..text.len() - 1].split(|b| *b == b'\n');
+            let lines = lines.map(|l| String::from_utf8_lossy(l.strip_suffix(b"\r").unwrap_or(l)));
+            let expected: Vec<String> =
+                lines.filter_map(|l| regexes.iter().position(|r| r.is_match(&l))).map(|n| n.to_string()).collect();
+            let mut told = Vec::new();
+            Settled::new(&pack(&patterns).rules).unwrap().read(&text, |rule, _| {
+                told.push(rule.to_owned());
+                true
+            });
+            prop_assert_eq!(told, expected);
+        }
     }
 }
