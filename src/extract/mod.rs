@@ -37,7 +37,7 @@ use crate::extract::status::Status;
 use crate::term::grid::Grid;
 use crate::term::keys::{Key, Keys};
 use crate::term::lines::{Finished, Lines};
-use crate::term::scanner::{Hit, Scanner};
+use crate::term::scanner::{Hit, Params, Scanner, Taker};
 use crate::term::screen::{Screen, ScreenText, blank};
 
 /// The screen is compared after this much quiet, ..
@@ -162,15 +162,6 @@ impl Terminal {
             })),
         }
     }
-}
-
-impl Screen for Terminal {
-    fn process(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Grid(grid) => grid.process(bytes),
-            Self::Lines(reader) => reader.lines.process(bytes),
-        }
-    }
 
     fn resize(&mut self, cols: u16, rows: u16) {
         match self {
@@ -190,6 +181,63 @@ impl Screen for Terminal {
         match self {
             Self::Grid(grid) => grid.text(),
             Self::Lines(reader) => reader.lines.text(),
+        }
+    }
+}
+
+/// A chunk on its way: the scanner gives what it finds to whoever it concerns.
+struct Chunk<'a> {
+    core: &'a mut Core,
+    bytes: &'a [u8],
+    /// Where in the stream it begins.
+    off: u64,
+    now: Duration,
+    /// How much of it the screen was shown.
+    drawn: usize,
+}
+
+impl Chunk<'_> {
+    /// Shows the screen what comes before `end`.
+    fn draw(&mut self, end: usize) {
+        if self.drawn < end {
+            if let Terminal::Grid(grid) = &mut self.core.terminal {
+                grid.process(&self.bytes[self.drawn..end]);
+            }
+            self.drawn = end;
+            self.core.touched(self.now);
+        }
+    }
+}
+
+impl Taker for Chunk<'_> {
+    fn text(&mut self, text: &[u8]) {
+        if let Terminal::Lines(reader) = &mut self.core.terminal {
+            reader.lines.feed(text);
+        }
+    }
+
+    fn csi(&mut self, params: Params<'_>, last: u8) {
+        if let Terminal::Lines(reader) = &mut self.core.terminal {
+            reader.lines.csi(params, last);
+        }
+    }
+
+    fn hit(&mut self, hit: Hit<'_>, next: usize) {
+        let now = self.now;
+        match hit {
+            Hit::FrameEnd => {
+                self.draw(next);
+                let core = &mut *self.core;
+                if core.wants_screen && core.last_look.is_none_or(|at| now >= at + FRAME) {
+                    core.look(now);
+                }
+            }
+            Hit::Osc { code, data, len } => {
+                self.core.osc(code, data, Span { off: self.off + next as u64 - len, len }, now);
+            }
+            Hit::Mode { mode: 2004, set } => self.core.set_paste(set),
+            Hit::Reset => self.core.set_paste(false),
+            Hit::Mode { .. } | Hit::Bell => {}
         }
     }
 }
@@ -303,25 +351,9 @@ impl Extractor {
     pub fn feed(&mut self, bytes: &[u8], off: u64, now: Duration) {
         self.tick(now);
         let Self { scanner, core, .. } = self;
-        let mut drawn = 0;
-        scanner.scan(bytes, off, |hit, next| match hit {
-            Hit::FrameEnd => {
-                core.terminal.process(&bytes[drawn..next]);
-                drawn = next;
-                core.touched(now);
-                if core.last_look.is_none_or(|at| now >= at + FRAME) {
-                    core.look(now);
-                }
-            }
-            Hit::Osc { code, data, len } => core.osc(code, data, Span { off: off + next as u64 - len, len }, now),
-            Hit::Mode { mode: 2004, set } => core.set_paste(set),
-            Hit::Reset => core.set_paste(false),
-            Hit::Mode { .. } | Hit::Bell => {}
-        });
-        if drawn < bytes.len() {
-            core.terminal.process(&bytes[drawn..]);
-            core.touched(now);
-        }
+        let mut chunk = Chunk { core, bytes, off, now, drawn: 0 };
+        scanner.scan(bytes, off, &mut chunk);
+        chunk.draw(bytes.len());
         core.finished(now);
     }
 

@@ -1,43 +1,32 @@
 //! A line-mode program's terminal: rows that are finished, and the one that is being written.
 //!
-//! Much cheaper than a grid: escape sequences are jumped over, whole lines are copied once. Only what line editors and
-//! progress bars use is acted on: CR, backspace, moves along the row, erasing. Columns have no end here, so a row is
+//! Much cheaper than a grid: escape sequences are jumped over, whole lines are copied once, as many as stand together in
+//! one piece. Only what line editors and progress bars use is acted on: CR, backspace, moves along the row, erasing. Columns have no end here, so a row is
 //! the line as it was written, whatever the width of the terminal.
 
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr2};
 use unicode_width::UnicodeWidthChar as _;
 
-use crate::term::screen::{Screen, ScreenText};
+use crate::term::scanner::Params;
+use crate::term::screen::ScreenText;
+use crate::term::words::{is_not_printable, stretch};
 
 /// A longer line is cut into rows of this length (F27).
 const MAX_ROW_BYTES: usize = 64 * 1024;
-/// Finished rows that are kept to be shown.
-const HISTORY: usize = 200;
+/// Bytes of finished rows that are kept to be shown, at least.
+const HISTORY: usize = 64 * 1024;
+/// Text up to this length is looked at first whether there is any control byte in it.
+const SHORT: usize = 64;
+/// Bytes that are looked at together whether a terminal acts on any of them.
+const BLOCK: usize = 64;
 
-const BEL: u8 = 0x07;
 const BS: u8 = 0x08;
-const ESC: u8 = 0x1b;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Ground,
-    Esc,
-    Csi,
-    Osc,
-    OscEsc,
-    Str,
-    StrEsc,
-}
 
 /// The terminal; see the module.
 #[derive(Debug)]
 pub(crate) struct Lines {
     cols: u16,
     rows: u16,
-    state: State,
-    params: [u16; 4],
-    count: usize,
-    private: bool,
     /// The row being written.
     current: Vec<u8>,
     /// Every byte of it is one printable ASCII character: columns are indexes.
@@ -50,11 +39,11 @@ pub(crate) struct Lines {
     erased: bool,
     /// A CR came last: with LF it ends a line, with anything else it goes to column 0.
     returned: bool,
-    /// Finished rows since the last [`Self::take`], each ended by LF.
+    /// Finished rows since the last [`Self::take`], each ended by LF or CR LF.
     out: Vec<u8>,
     /// Offsets in `out` of line ends that an erase came before: where a program wraps its own words.
     wraps: Vec<usize>,
-    /// The last finished rows, each ended by LF.
+    /// The last finished rows, each ended by LF or CR LF.
     history: Vec<u8>,
     alternate: bool,
 }
@@ -62,7 +51,7 @@ pub(crate) struct Lines {
 /// Rows that were finished.
 #[derive(Debug, Default)]
 pub(crate) struct Finished {
-    /// The rows, each ended by LF.
+    /// The rows, each ended by LF, or by CR LF where it was written so: no row has a CR in it otherwise.
     pub(crate) text: Vec<u8>,
     /// Offsets of line ends that came right after an erase to the end of the row.
     pub(crate) wraps: Vec<usize>,
@@ -73,10 +62,6 @@ impl Lines {
         Self {
             cols,
             rows,
-            state: State::Ground,
-            params: [0; 4],
-            count: 0,
-            private: false,
             current: Vec::new(),
             ascii: true,
             cursor: None,
@@ -99,6 +84,37 @@ impl Lines {
         self.remember(&spare.text);
     }
 
+    /// Takes a new size.
+    pub(crate) fn resize(&mut self, cols: u16, rows: u16) {
+        (self.cols, self.rows) = (cols, rows);
+    }
+
+    /// Brings `text` up to date; says whether a row or the cursor is different.
+    pub(crate) fn look(&mut self, text: &mut ScreenText) -> bool {
+        let fresh = self.text();
+        let changed = fresh != *text;
+        *text = fresh;
+        changed
+    }
+
+    /// Returns what a look would show.
+    pub(crate) fn text(&self) -> ScreenText {
+        let shown = usize::from(self.rows.max(2)) - 1;
+        let finished = self.history.strip_suffix(b"\n").unwrap_or(&self.history);
+        let mut lines: Vec<String> = if self.history.is_empty() {
+            Vec::new()
+        } else {
+            let last = finished.rsplit(|b| *b == b'\n').take(shown);
+            last.map(|r| String::from_utf8_lossy(r).trim_end().to_owned()).collect()
+        };
+        lines.reverse();
+        let (current, col) = self.current();
+        lines.push(current);
+        let row = u16::try_from(lines.len() - 1).unwrap_or(u16::MAX);
+        let cursor = (u16::try_from(col).unwrap_or(u16::MAX), row);
+        ScreenText { cols: self.cols, rows: self.rows, lines, cursor, alternate: self.alternate }
+    }
+
     /// The row being written and the column of the cursor in it.
     pub(crate) fn current(&self) -> (String, usize) {
         let text = String::from_utf8_lossy(&self.current).into_owned();
@@ -108,26 +124,43 @@ impl Lines {
 
     /// Keeps the last finished rows to be shown.
     fn remember(&mut self, text: &[u8]) {
-        let mut start = text.len().saturating_sub(1);
-        for _ in 0..HISTORY {
-            match memchr::memrchr(b'\n', &text[..start]) {
-                Some(at) => start = at,
-                None => {
-                    start = 0;
-                    break;
-                }
-            }
-        }
-        let start = if start == 0 { 0 } else { start + 1 };
-        self.history.extend_from_slice(&text[start..]);
-        if self.history.len() > 2 * MAX_ROW_BYTES {
-            let cut = self.history.len() - MAX_ROW_BYTES;
-            let cut = memchr::memchr(b'\n', &self.history[cut..]).map_or(self.history.len(), |at| cut + at + 1);
+        self.history.extend_from_slice(last_rows(text, HISTORY));
+        if self.history.len() > 2 * HISTORY {
+            let cut = self.history.len() - last_rows(&self.history, HISTORY).len();
             self.history.drain(..cut);
         }
     }
 
-    fn write(&mut self, text: &[u8]) {
+    /// Takes the whole lines that `bytes` begins with and in which there is nothing to act on, in one piece; returns
+    /// their length. The row being written must be empty.
+    fn whole_lines(&mut self, bytes: &[u8]) -> usize {
+        // No line is longer than a row may be.
+        let plain = plain(&bytes[..bytes.len().min(MAX_ROW_BYTES)]);
+        let len = memchr::memrchr(b'\n', &bytes[..plain]).map_or(0, |lf| lf + 1);
+        self.out.extend_from_slice(&bytes[..len]);
+        len
+    }
+
+    /// Takes text between escape sequences, control bytes other than ESC and BEL included.
+    pub(crate) fn feed(&mut self, text: &[u8]) {
+        if self.alternate {
+            return;
+        }
+        if text.len() <= SHORT && printable(text) {
+            return self.write(text, true);
+        }
+        let mut rest = text;
+        while let Some(lf) = memchr(b'\n', rest) {
+            self.act(&rest[..lf]);
+            self.newline();
+            rest = &rest[lf + 1..];
+            rest = &rest[self.whole_lines(rest)..];
+        }
+        self.act(rest);
+    }
+
+    /// Writes a stretch without control bytes that are acted on.
+    fn write(&mut self, text: &[u8], printable: bool) {
         if text.is_empty() {
             return;
         }
@@ -137,11 +170,14 @@ impl Lines {
         self.erased = false;
         match self.cursor {
             None => {
-                self.ascii &= self.partial.is_empty() && printable(text);
-                self.current.append(&mut self.partial);
+                if !self.partial.is_empty() {
+                    self.current.append(&mut self.partial);
+                    self.ascii = false;
+                }
+                self.ascii &= printable;
                 self.current.extend_from_slice(text);
             }
-            Some(col) if self.ascii && self.partial.is_empty() && printable(text) => {
+            Some(col) if self.ascii && printable && self.partial.is_empty() => {
                 let over = text.len().min(self.current.len() - col);
                 self.current[col..col + over].copy_from_slice(&text[..over]);
                 self.cursor = (col + over < self.current.len()).then_some(col + over);
@@ -252,21 +288,24 @@ impl Lines {
     }
 
     /// Control bytes in a stretch without LF and ESC.
-    fn plain(&mut self, mut text: &[u8]) {
-        while let Some(at) = memchr3(b'\r', BS, BEL, text) {
-            self.write(&text[..at]);
+    fn act(&mut self, mut text: &[u8]) {
+        while let Some(at) = memchr2(b'\r', BS, text) {
+            self.write(&text[..at], printable(&text[..at]));
             match text[at] {
                 b'\r' => self.returned = true,
-                BS => self.go(self.col().saturating_sub(1)),
-                _ => {}
+                _ => self.go(self.col().saturating_sub(1)),
             }
             text = &text[at + 1..];
         }
-        self.write(text);
+        self.write(text, printable(text));
     }
 
-    fn csi(&mut self, last: u8) {
-        let n = usize::from(self.params[0]);
+    /// Takes a control sequence.
+    pub(crate) fn csi(&mut self, params: Params<'_>, last: u8) {
+        if last == b'm' {
+            return; // colours are most of them
+        }
+        let (n, second) = params.two();
         match last {
             b'C' => self.go(self.col() + n.max(1)),
             b'D' => self.go(self.col().saturating_sub(n.max(1))),
@@ -275,7 +314,7 @@ impl Lines {
             b'H' | b'f' | b'd' => {
                 // Moved elsewhere on the screen: what is written there is another row. Home comes before a new drawing
                 // of what stood here.
-                if (n > 1 || self.params[1] > 1) && !self.current.is_empty() {
+                if (n > 1 || second > 1) && !self.current.is_empty() {
                     self.newline();
                 }
                 self.clear();
@@ -293,11 +332,8 @@ impl Lines {
                 self.clear();
                 (self.cursor, self.returned) = (None, false);
             }
-            b'h' | b'l' if self.private => {
-                let modes = &self.params[..=self.count.min(3)];
-                if modes.iter().any(|m| matches!(m, 47 | 1047 | 1049)) {
-                    self.alternate = last == b'h';
-                }
+            b'h' | b'l' if params.is_private() && params.all().any(|m| matches!(m, 47 | 1047 | 1049)) => {
+                self.alternate = last == b'h';
             }
             _ => {}
         }
@@ -333,8 +369,29 @@ impl Lines {
     }
 }
 
+/// How many bytes `bytes` begins with that a terminal does not act on, but for LF and CR LF.
+fn plain(bytes: &[u8]) -> usize {
+    let acts = |byte: u8, next: u8| (byte == BS) | ((byte == b'\r') & (next != b'\n'));
+    let mut at = 0;
+    // Without a branch for a byte the compiler does sixteen of them at once.
+    while let Some(block) = bytes.get(at..=at + BLOCK)
+        && !block[..BLOCK].iter().zip(&block[1..]).fold(false, |any, (byte, next)| any | acts(*byte, *next))
+    {
+        at += BLOCK;
+    }
+    let rest = &bytes[at..];
+    let next = rest.iter().skip(1).copied().chain([0]);
+    at + rest.iter().zip(next).position(|(byte, next)| acts(*byte, next)).unwrap_or(rest.len())
+}
+
+/// The last rows of `text`, of at most `most` bytes.
+fn last_rows(text: &[u8], most: usize) -> &[u8] {
+    let Some(over) = text.len().checked_sub(most + 1) else { return text };
+    &text[memchr::memchr(b'\n', &text[over..]).map_or(text.len(), |lf| over + lf + 1)..]
+}
+
 fn printable(text: &[u8]) -> bool {
-    text.iter().all(|b| (0x20..0x7f).contains(b))
+    stretch(text, is_not_printable) == text.len()
 }
 
 /// The first character of `bytes` and its length; none if it is not whole yet. What is no character is one mark each.
@@ -357,128 +414,56 @@ fn width(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-impl Screen for Lines {
-    fn process(&mut self, bytes: &[u8]) {
-        let mut at = 0;
-        while at < bytes.len() {
-            match self.state {
-                State::Ground => {
-                    let jump = memchr2(b'\n', ESC, &bytes[at..]);
-                    let text = &bytes[at..jump.map_or(bytes.len(), |j| at + j)];
-                    let Some(jump) = jump else {
-                        if !self.alternate {
-                            self.plain(text);
-                        }
-                        return;
-                    };
-                    if !self.alternate {
-                        self.plain(text);
-                        if bytes[at + jump] == b'\n' {
-                            self.newline();
-                        }
-                    }
-                    if bytes[at + jump] == ESC {
-                        self.state = State::Esc;
-                    }
-                    at += jump + 1;
-                }
-                State::Esc => {
-                    self.state = match bytes[at] {
-                        b'[' => {
-                            (self.params, self.count, self.private) = ([0; 4], 0, false);
-                            State::Csi
-                        }
-                        b']' => State::Osc,
-                        b'P' | b'_' | b'^' | b'X' => State::Str,
-                        0x20..=0x2f | ESC => State::Esc,
-                        _ => State::Ground,
-                    };
-                    at += 1;
-                }
-                State::Csi => {
-                    let b = bytes[at];
-                    at += 1;
-                    match b {
-                        b'0'..=b'9' => {
-                            if let Some(p) = self.params.get_mut(self.count) {
-                                *p = p.saturating_mul(10).saturating_add(u16::from(b - b'0'));
-                            }
-                        }
-                        b';' => self.count += 1,
-                        b'?' => self.private = true,
-                        0x40..=0x7e => {
-                            self.state = State::Ground;
-                            self.csi(b);
-                        }
-                        ESC => self.state = State::Esc,
-                        0x18 | 0x1a => self.state = State::Ground,
-                        _ => {}
-                    }
-                }
-                State::Osc | State::Str => {
-                    let osc = self.state == State::Osc;
-                    let stop = if osc { BEL } else { 0x18 };
-                    let Some(jump) = memchr3(ESC, stop, 0x1a, &bytes[at..]) else { return };
-                    self.state = match bytes[at + jump] {
-                        ESC if osc => State::OscEsc,
-                        ESC => State::StrEsc,
-                        _ => State::Ground,
-                    };
-                    at += jump + 1;
-                }
-                State::OscEsc | State::StrEsc => {
-                    if bytes[at] == b'\\' {
-                        self.state = State::Ground;
-                        at += 1;
-                    } else {
-                        self.state = State::Esc;
-                    }
-                }
-            }
-        }
-    }
-
-    fn resize(&mut self, cols: u16, rows: u16) {
-        (self.cols, self.rows) = (cols, rows);
-    }
-
-    fn look(&mut self, text: &mut ScreenText) -> bool {
-        let fresh = self.text();
-        let changed = fresh != *text;
-        *text = fresh;
-        changed
-    }
-
-    fn text(&self) -> ScreenText {
-        let shown = usize::from(self.rows.max(2)) - 1;
-        let finished = self.history.strip_suffix(b"\n").unwrap_or(&self.history);
-        let mut lines: Vec<String> = if self.history.is_empty() {
-            Vec::new()
-        } else {
-            let last = finished.rsplit(|b| *b == b'\n').take(shown);
-            last.map(|r| String::from_utf8_lossy(r).trim_end().to_owned()).collect()
-        };
-        lines.reverse();
-        let (current, col) = self.current();
-        lines.push(current);
-        let row = u16::try_from(lines.len() - 1).unwrap_or(u16::MAX);
-        let cursor = (u16::try_from(col).unwrap_or(u16::MAX), row);
-        ScreenText { cols: self.cols, rows: self.rows, lines, cursor, alternate: self.alternate }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::term::scanner::{Hit, Scanner, Taker};
+
+    const BEL: u8 = 0x07;
+    const ESC: u8 = 0x1b;
+
+    /// A terminal with the scanner before it.
+    struct Terminal {
+        scanner: Scanner,
+        lines: Lines,
+    }
+
+    impl Terminal {
+        fn new(cols: u16, rows: u16) -> Self {
+            Self { scanner: Scanner::new(), lines: Lines::new(cols, rows) }
+        }
+
+        fn process(&mut self, bytes: &[u8]) {
+            self.scanner.scan(bytes, 0, &mut self.lines);
+        }
+
+        /// All rows that were finished, ended by LF, and which of them had an erase before that.
+        fn finished(&self) -> (String, Vec<usize>) {
+            let text = String::from_utf8_lossy(&self.lines.out).into_owned();
+            let row = |end: &usize| self.lines.out[..*end].iter().filter(|b| **b == b'\n').count();
+            (text.replace("\r\n", "\n"), self.lines.wraps.iter().map(row).collect())
+        }
+    }
+
+    impl Taker for Lines {
+        fn text(&mut self, text: &[u8]) {
+            self.feed(text);
+        }
+
+        fn csi(&mut self, params: Params<'_>, last: u8) {
+            Lines::csi(self, params, last);
+        }
+
+        fn hit(&mut self, _: Hit<'_>, _: usize) {}
+    }
 
     fn rows(bytes: &[u8]) -> (String, String, Vec<usize>) {
-        let mut lines = Lines::new(80, 24);
-        lines.process(bytes);
-        let mut done = Finished::default();
-        lines.take(&mut done);
-        (String::from_utf8_lossy(&done.text).into_owned(), lines.current().0, done.wraps)
+        let mut terminal = Terminal::new(80, 24);
+        terminal.process(bytes);
+        let (done, wraps) = terminal.finished();
+        (done, terminal.lines.current().0, wraps)
     }
 
     #[test]
@@ -497,7 +482,7 @@ mod tests {
     #[test]
     fn a_word_that_a_program_wraps_itself_is_told() {
         let (done, now, wraps) = rows(b"on it, so\x1b[2D\x1b[K\r\nso it");
-        assert_eq!((done.as_str(), now.as_str(), wraps.as_slice()), ("on it, \n", "so it", [7].as_slice()));
+        assert_eq!((done.as_str(), now.as_str(), wraps.as_slice()), ("on it, \n", "so it", [0].as_slice()));
         assert!(rows(b"plain\r\n").2.is_empty());
     }
 
@@ -511,10 +496,10 @@ mod tests {
         let mut lines = Lines::new(80, 4);
         let mut text = crate::term::screen::blank(80, 4);
         for n in 0..1000 {
-            lines.process(format!("row {n}\r\n").as_bytes());
+            lines.feed(format!("row {n}\r\n").as_bytes());
             lines.take(&mut Finished::default());
         }
-        lines.process(b"$ ");
+        lines.feed(b"$ ");
         assert!(lines.look(&mut text) && !lines.look(&mut text));
         assert_eq!((text.lines.join("|").as_str(), text.cursor), ("row 997|row 998|row 999|$ ", (2, 3)));
     }
@@ -542,13 +527,35 @@ mod tests {
             cut in 0usize..80,
         ) {
             let cut = cut.min(bytes.len());
-            let mut split = Lines::new(80, 24);
-            let mut whole = Lines::new(80, 24);
+            let (mut split, mut whole) = (Terminal::new(80, 24), Terminal::new(80, 24));
             split.process(&bytes[..cut]);
             split.process(&bytes[cut..]);
             whole.process(&bytes);
-            prop_assert_eq!(&split.out, &whole.out);
-            prop_assert_eq!(split.current(), whole.current());
+            prop_assert_eq!(split.finished(), whole.finished());
+            prop_assert_eq!(split.lines.current(), whole.lines.current());
+        }
+
+        #[test]
+        fn lines_taken_in_one_piece_are_those_taken_byte_by_byte(
+            parts in proptest::collection::vec(prop_oneof![
+                4 => "[ -~é日\t]{0,90}".prop_map(|line| line + "\r\n"),
+                4 => "[ -~é日\t]{0,90}".prop_map(|line| line + "\n"),
+                1 => "[ -~]{0,20}(\r|\x08|\x07|\r\r\n|\x1b\\[K\r\n|\x1b\\[2D|\x1b\\[1m|\x1b\\[\\?1049[hl]|\x1b\\[9G|\x1b\\[5;3H)",
+            ], 0..40),
+            size in 1usize..300,
+        ) {
+            let bytes = parts.concat().into_bytes();
+            let (mut pieces, mut single) = (Terminal::new(80, 24), Terminal::new(80, 24));
+            bytes.chunks(size).for_each(|chunk| pieces.process(chunk));
+            bytes.chunks(1).for_each(|byte| single.process(byte));
+            prop_assert_eq!(pieces.finished(), single.finished());
+            prop_assert_eq!(pieces.lines.current(), single.lines.current());
+            let (mut left, mut right) = (crate::term::screen::blank(80, 24), crate::term::screen::blank(80, 24));
+            for (terminal, text) in [(&mut pieces, &mut left), (&mut single, &mut right)] {
+                terminal.lines.take(&mut Finished::default());
+                terminal.lines.look(text);
+            }
+            prop_assert_eq!(left, right);
         }
     }
 }

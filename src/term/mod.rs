@@ -7,3 +7,4 @@ pub mod modes;
 pub(crate) mod parse;
 pub(crate) mod scanner;
 pub mod screen;
+pub(crate) mod words;

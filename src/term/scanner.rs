@@ -1,15 +1,20 @@
-//! L1: the escape sequences that carry state, found in the raw bytes before any screen exists.
+//! L1: escape sequences, found in the raw bytes before any screen exists, and the text between them.
 //!
 //! Jumps from ESC to ESC, looks at nothing else, and borrows what it finds from the chunk; only a sequence that is cut
 //! by the end of a chunk is copied. State is carried, so any split of the same bytes gives the same hits.
 
 use memchr::{memchr, memchr2, memchr3};
 
+use crate::term::words::{is, is_not_inside, stretch};
+
 /// Longest OSC payload that is kept (the bound of OSC 7501's specification); longer ones are skipped to their end (F27).
 pub(crate) const MAX_OSC_BYTES: usize = 4096;
 
-/// Most parameters of a CSI that are looked at.
-const MAX_PARAMS: usize = 8;
+/// Longest inside of a control sequence that is told; nothing longer does anything here.
+const MAX_CSI_BYTES: usize = 64;
+
+/// How far the next sequence is looked for without a call of a vectorised search.
+const NEAR: usize = 16;
 
 const BEL: u8 = 0x07;
 const CAN: u8 = 0x18;
@@ -43,6 +48,54 @@ pub(crate) enum Hit<'a> {
     Reset,
 }
 
+/// Somebody who takes what is found, in the order of the stream.
+pub(crate) trait Taker {
+    /// Text between sequences, without ESC and BEL, cut anywhere.
+    fn text(&mut self, text: &[u8]);
+    /// Any control sequence, and the byte that ends it and says what it does.
+    fn csi(&mut self, params: Params<'_>, last: u8);
+    /// What the stream says outside its text, after its control sequence; `next` is the index just after it.
+    fn hit(&mut self, hit: Hit<'_>, next: usize);
+}
+
+/// What stands inside a control sequence; it is read only by those who act on the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Params<'a>(&'a [u8]);
+
+impl Params<'_> {
+    /// Whether the sequence is a private one: it begins with `?`.
+    pub(crate) fn is_private(self) -> bool {
+        self.0.first() == Some(&b'?')
+    }
+
+    /// Returns the first two; 0 where none is given.
+    #[inline]
+    pub(crate) fn two(self) -> (usize, usize) {
+        let (mut n, mut first) = (0, None);
+        for &b in self.0 {
+            match b {
+                b'0'..=b'9' => n = digit(n, b),
+                b';' | b':' if first.is_some() => break,
+                b';' | b':' => (first, n) = (Some(n), 0),
+                _ => {}
+            }
+        }
+        first.map_or((usize::from(n), 0), |first| (usize::from(first), usize::from(n)))
+    }
+
+    /// Returns all of them, at least one.
+    pub(crate) fn all(self) -> impl Iterator<Item = u16> {
+        self.0
+            .split(|b| matches!(b, b';' | b':'))
+            .map(|p| p.iter().filter(|b| b.is_ascii_digit()).copied().fold(0, digit))
+    }
+}
+
+/// One more digit of a number, which ends at 65535.
+fn digit(n: u16, digit: u8) -> u16 {
+    u16::try_from(u32::from(n) * 10 + u32::from(digit - b'0')).unwrap_or(u16::MAX)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ground,
@@ -64,40 +117,48 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Scanner {
     state: State,
-    /// The part of an OSC that came in earlier chunks.
+    /// The part of an OSC or a control sequence that came in earlier chunks.
     held: Vec<u8>,
     /// Where the open sequence began.
     began: u64,
-    private: bool,
-    params: [u16; MAX_PARAMS],
-    count: usize,
 }
 
 impl Scanner {
     pub(crate) fn new() -> Self {
-        Self { state: State::Ground, held: Vec::new(), began: 0, private: false, params: [0; MAX_PARAMS], count: 0 }
+        Self { state: State::Ground, held: Vec::new(), began: 0 }
     }
 
-    /// Scans `bytes`, whose first one stands at `off` in the stream. `hit` also gets the index just after the sequence.
-    pub(crate) fn scan(&mut self, bytes: &[u8], off: u64, mut hit: impl FnMut(Hit<'_>, usize)) {
+    /// Scans `bytes`, whose first one stands at `off` in the stream.
+    pub(crate) fn scan(&mut self, bytes: &[u8], off: u64, taker: &mut impl Taker) {
         let mut at = 0;
         while at < bytes.len() {
             match self.state {
                 State::Ground => {
-                    let Some(jump) = memchr2(ESC, BEL, &bytes[at..]) else { return };
-                    at += jump;
-                    if bytes[at] == BEL {
-                        hit(Hit::Bell, at + 1);
-                    } else {
-                        self.began = off + at as u64;
-                        self.state = State::Esc;
+                    let len = text_len(&bytes[at..]);
+                    if len > 0 {
+                        taker.text(&bytes[at..at + len]);
+                        at += len;
+                    }
+                    match bytes.get(at) {
+                        None => return,
+                        Some(&BEL) => taker.hit(Hit::Bell, at + 1),
+                        Some(_) => {
+                            // Nearly always a control sequence that is here as a whole.
+                            if let Some((inside, last)) = whole(&bytes[at..]) {
+                                at += inside.len() + 3;
+                                Self::sequence(Params(inside), last, at, taker);
+                                continue;
+                            }
+                            self.began = off + at as u64;
+                            self.state = State::Esc;
+                        }
                     }
                     at += 1;
                 }
                 State::Esc => {
                     self.state = match bytes[at] {
                         b'[' => {
-                            (self.private, self.count, self.params[0]) = (false, 0, 0);
+                            self.held.clear();
                             State::Csi
                         }
                         b']' => {
@@ -106,7 +167,7 @@ impl Scanner {
                         }
                         b'P' | b'_' | b'^' | b'X' => State::Str,
                         b'c' => {
-                            hit(Hit::Reset, at + 1);
+                            taker.hit(Hit::Reset, at + 1);
                             State::Ground
                         }
                         ESC => {
@@ -118,13 +179,13 @@ impl Scanner {
                     };
                     at += 1;
                 }
-                State::Csi => at = self.csi(bytes, at, off, &mut hit),
-                State::Osc { over } => at = self.osc(bytes, at, off, over, &mut hit),
+                State::Csi => at = self.csi(bytes, at, off, taker),
+                State::Osc { over } => at = self.osc(bytes, at, off, over, taker),
                 State::OscEsc { over } => {
                     if bytes[at] == b'\\' {
                         at += 1;
                         let held = std::mem::take(&mut self.held);
-                        self.finish(&held, over, off + at as u64, at, &mut hit);
+                        self.finish(&held, over, off + at as u64, at, taker);
                         self.held = held;
                         self.state = State::Ground;
                     } else {
@@ -151,34 +212,22 @@ impl Scanner {
         }
     }
 
-    fn csi(&mut self, bytes: &[u8], mut at: usize, off: u64, hit: &mut impl FnMut(Hit<'_>, usize)) -> usize {
+    /// Goes on with a control sequence that is cut by the end of a chunk, or has control characters inside.
+    fn csi(&mut self, bytes: &[u8], mut at: usize, off: u64, taker: &mut impl Taker) -> usize {
         while at < bytes.len() {
             let b = bytes[at];
             at += 1;
             match b {
-                b'0'..=b'9' if self.count < MAX_PARAMS => {
-                    let p = &mut self.params[self.count];
-                    *p = p.saturating_mul(10).saturating_add(u16::from(b - b'0'));
-                }
-                b';' | b':' => {
-                    self.count = (self.count + 1).min(MAX_PARAMS);
-                    if let Some(p) = self.params.get_mut(self.count) {
-                        *p = 0;
-                    }
-                }
-                b'?' => self.private = true,
+                0x20..=0x3f if self.held.len() <= MAX_CSI_BYTES => self.held.push(b),
                 0x20..=0x3f => {}
                 0x40..=0x7e => {
                     self.state = State::Ground;
-                    if self.private && (b == b'h' || b == b'l') {
-                        let set = b == b'h';
-                        for &mode in self.params.iter().take(self.count + 1) {
-                            hit(if mode == 2026 && !set { Hit::FrameEnd } else { Hit::Mode { mode, set } }, at);
-                        }
+                    if self.held.len() <= MAX_CSI_BYTES {
+                        Self::sequence(Params(&self.held), b, at, taker);
                     }
                     return at;
                 }
-                BEL => hit(Hit::Bell, at),
+                BEL => taker.hit(Hit::Bell, at),
                 ESC => {
                     self.began = off + at as u64 - 1;
                     self.state = State::Esc;
@@ -194,7 +243,19 @@ impl Scanner {
         at
     }
 
-    fn osc(&mut self, bytes: &[u8], at: usize, off: u64, over: bool, hit: &mut impl FnMut(Hit<'_>, usize)) -> usize {
+    /// Gives a control sequence and what it says, `next` being the index just after it.
+    #[inline]
+    fn sequence(params: Params<'_>, last: u8, next: usize, taker: &mut impl Taker) {
+        taker.csi(params, last);
+        if matches!(last, b'h' | b'l') && params.is_private() {
+            let set = last == b'h';
+            for mode in params.all() {
+                taker.hit(if mode == 2026 && !set { Hit::FrameEnd } else { Hit::Mode { mode, set } }, next);
+            }
+        }
+    }
+
+    fn osc(&mut self, bytes: &[u8], at: usize, off: u64, over: bool, taker: &mut impl Taker) -> usize {
         let rest = &bytes[at..];
         let end = memchr3(BEL, ESC, CAN, rest);
         let end = match memchr(SUB, &rest[..end.unwrap_or(rest.len())]) {
@@ -211,18 +272,18 @@ impl Scanner {
         match rest[end] {
             BEL => {
                 if self.held.is_empty() {
-                    self.finish(part, over, off + next as u64, next, hit);
+                    self.finish(part, over, off + next as u64, next, taker);
                 } else {
                     self.hold(part, over);
                     let held = std::mem::take(&mut self.held);
-                    self.finish(&held, over, off + next as u64, next, hit);
+                    self.finish(&held, over, off + next as u64, next, taker);
                     self.held = held;
                 }
                 self.state = State::Ground;
                 next
             }
             ESC if self.held.is_empty() && bytes.get(next) == Some(&b'\\') => {
-                self.finish(part, over, off + next as u64 + 1, next + 1, hit);
+                self.finish(part, over, off + next as u64 + 1, next + 1, taker);
                 self.state = State::Ground;
                 next + 1
             }
@@ -247,7 +308,7 @@ impl Scanner {
         self.state = State::Osc { over };
     }
 
-    fn finish(&self, payload: &[u8], over: bool, end: u64, next: usize, hit: &mut impl FnMut(Hit<'_>, usize)) {
+    fn finish(&self, payload: &[u8], over: bool, end: u64, next: usize, taker: &mut impl Taker) {
         if over {
             return;
         }
@@ -259,7 +320,28 @@ impl Scanner {
         let code = digits.iter().fold(0u32, |n, d| n * 10 + u32::from(d - b'0'));
         let Ok(code) = u16::try_from(code) else { return };
         let data = payload.get(split + 1..).unwrap_or_default();
-        hit(Hit::Osc { code, data, len: end - self.began }, next);
+        taker.hit(Hit::Osc { code, data, len: end - self.began }, next);
+    }
+}
+
+/// Length of the text that `bytes` begins with.
+#[inline]
+fn text_len(bytes: &[u8]) -> usize {
+    let near = bytes.len().min(NEAR);
+    match stretch(&bytes[..near], |word| is(ESC, word) | is(BEL, word)) {
+        len if len == near => memchr2(ESC, BEL, &bytes[near..]).map_or(bytes.len(), |far| near + far),
+        len => len,
+    }
+}
+
+/// The control sequence that `bytes` begins with, if nothing of it is missing and nothing else stands in it.
+#[inline]
+fn whole(bytes: &[u8]) -> Option<(&[u8], u8)> {
+    let [ESC, b'[', rest @ ..] = bytes else { return None };
+    let len = stretch(rest, is_not_inside);
+    match rest.get(len) {
+        Some(&last @ 0x40..=0x7e) if len <= MAX_CSI_BYTES => Some((&rest[..len], last)),
+        _ => None,
     }
 }
 
@@ -269,13 +351,41 @@ mod tests {
 
     use super::*;
 
-    fn hits_of(chunks: &[&[u8]]) -> Vec<String> {
-        let (mut scanner, mut out, mut off) = (Scanner::new(), Vec::new(), 0u64);
-        for chunk in chunks {
-            scanner.scan(chunk, off, |h, next| out.push(format!("{h:?} {}", off + next as u64)));
-            off += chunk.len() as u64;
+    /// Writes down what it takes, with where in the stream that ends.
+    #[derive(Default)]
+    struct Notes {
+        off: u64,
+        hits: Vec<String>,
+        /// Text, and the final bytes of sequences.
+        text: Vec<u8>,
+    }
+
+    impl Taker for Notes {
+        fn text(&mut self, text: &[u8]) {
+            self.text.extend_from_slice(text);
         }
-        out
+
+        fn csi(&mut self, params: Params<'_>, last: u8) {
+            self.text.push(last);
+            self.text.extend_from_slice(params.0);
+        }
+
+        fn hit(&mut self, hit: Hit<'_>, next: usize) {
+            self.hits.push(format!("{hit:?} {}", self.off + next as u64));
+        }
+    }
+
+    fn notes_of(chunks: &[&[u8]]) -> Notes {
+        let (mut scanner, mut notes) = (Scanner::new(), Notes::default());
+        for chunk in chunks {
+            scanner.scan(chunk, notes.off, &mut notes);
+            notes.off += chunk.len() as u64;
+        }
+        notes
+    }
+
+    fn hits_of(chunks: &[&[u8]]) -> Vec<String> {
+        notes_of(chunks).hits
     }
 
     fn kinds(bytes: &[u8]) -> Vec<String> {
@@ -307,7 +417,7 @@ mod tests {
         assert_eq!(kinds(&bytes), ["Osc"]);
         let mut scanner = Scanner::new();
         for chunk in bytes.chunks(1000) {
-            scanner.scan(chunk, 0, |_, _| ());
+            scanner.scan(chunk, 0, &mut Notes::default());
             assert!(scanner.held.capacity() <= 2 * MAX_OSC_BYTES);
         }
     }
@@ -333,7 +443,9 @@ mod tests {
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();
             let chunks: Vec<&[u8]> = cuts.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
-            prop_assert_eq!(hits_of(&chunks), hits_of(&[&bytes]));
+            let (split, whole) = (notes_of(&chunks), notes_of(&[&bytes]));
+            prop_assert_eq!(split.hits, whole.hits);
+            prop_assert_eq!(split.text, whole.text);
         }
     }
 }
