@@ -1,23 +1,27 @@
-//! The extractor against its parts: stripping and matching beside a `RegexSet` on each line and every regexp on each line,
-//! the screen beside bare vt100; and what a chunk without a hit allocates.
+//! Stripping and matching lines beside other ways to match; and what a chunk without a hit allocates.
 //! Prints `bench NAME VALUE UNIT RATIO OF`; `--short` runs one small round.
 
 mod corpus;
+mod peers;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use orchwrap::extract::pattern::{Pack, Packs};
+use orchwrap::extract::event::Body;
+use orchwrap::extract::pattern::Pack;
 use orchwrap::extract::{Extractor, Options};
-use regex::{Regex, RegexSet};
+use regex::bytes::Regex;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::corpus::{log, tui};
+use crate::peers::InProcess;
+use crate::peers::programs::{self, Program};
 
 /// Counts what is allocated.
 struct Counting;
@@ -51,45 +55,74 @@ struct Size {
     slow_bytes: usize,
 }
 
+/// What ends a frame, and a line for those who know no frames.
+const FRAME_END: &[u8] = b"\x1b[?2026l\r\n";
+
+/// Where a reader gives as much as it can.
+const LARGE_CHUNK: usize = 64 << 10;
+
 fn main() {
     let size = if std::env::args().any(|a| a == "--short") {
         Size { rounds: 1, bytes: 2 << 20, slow_bytes: 64 << 10 }
     } else {
         Size { rounds: 9, bytes: 64 << 20, slow_bytes: 1 << 20 }
     };
-    let patterns = patterns();
-    let lines_pack = Arc::new(line_pack(&patterns));
-    let tui_pack = Packs::builtin().get("claude").expect("it is built in").clone();
-    for (name, corpus) in [("log", log(size.bytes)), ("tui", tui(size.bytes))] {
-        let (mut ours, mut set, mut each) = (Vec::new(), Vec::new(), Vec::new());
-        let regexes: Vec<Regex> = patterns.iter().map(|p| Regex::new(p).expect("a valid pattern")).collect();
-        let regex_set = RegexSet::new(&patterns).expect("valid patterns");
-        for _ in 0..size.rounds {
-            ours.push(rate(corpus.len(), || extract(&lines_pack, &corpus)));
-            set.push(rate(corpus.len(), || lines(&corpus).filter(|l| regex_set.is_match(l)).count()));
-            let slow = &corpus[..size.slow_bytes.min(corpus.len())];
-            each.push(rate(slow.len(), || lines(slow).map(|l| regexes.iter().filter(|r| r.is_match(l)).count()).sum()));
-        }
-        let (ours, set, each) = (median(ours), median(set), median(each));
-        line(&format!("strip-match-{name}"), ours, "MB/s", Some((ours / set, "regexset-per-line")));
-        line(&format!("strip-match-{name}-against-each"), ours, "MB/s", Some((ours / each, "every-regexp-per-line")));
-        line(&format!("regexset-per-line-{name}"), set, "MB/s", None);
-        line(&format!("every-regexp-per-line-{name}"), each, "MB/s", None);
+    let lines_pack = Arc::new(line_pack(&peers::patterns()));
+    let dir = tempfile::tempdir().expect("a folder for other programs");
+    let programs = programs::all(dir.path());
+    // Those who go by lines need some in a drawing too: one for each frame.
+    let frames = |text: Vec<u8>| {
+        Regex::new(r"\x1b\[\?2026l").expect("a valid pattern").replace_all(&text, FRAME_END).into_owned()
+    };
+    for (name, corpus) in [("log", log(size.bytes)), ("tui", frames(tui(size.bytes)))] {
+        strip_and_match(name, &corpus, &size, &lines_pack, &programs, dir.path());
     }
-    let corpus = tui(size.bytes / 4);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    for _ in 0..size.rounds {
-        ours.push(rate(corpus.len(), || extract(&tui_pack, &corpus)));
-        bare.push(rate(corpus.len(), || {
-            let size = |n| NonZeroU16::new(n).expect("not zero");
-            let mut parser = vt100::Parser::new(size(40), size(120), 0);
-            corpus.chunks(CHUNK).for_each(|c| parser.process(c));
-            usize::from(parser.screen().cursor_position().0)
-        }));
-    }
-    let (ours, bare) = (median(ours), median(bare));
-    line("screen-tui", ours, "MB/s", Some((ours / bare, "bare-vt100")));
     allocations(&lines_pack);
+}
+
+/// Everybody over the same text in the same round, in an order that changes.
+fn strip_and_match(name: &str, text: &[u8], size: &Size, pack: &Arc<Pack>, programs: &[Program], dir: &Path) {
+    let (all, part) = (dir.join(name), dir.join(format!("{name}.part")));
+    let slow = &text[..size.slow_bytes.min(text.len())];
+    std::fs::write(&all, text).expect("write the corpus");
+    std::fs::write(&part, slow).expect("write the corpus");
+    let peers = InProcess::new();
+    // Patterns are compiled before the measuring, ours as theirs.
+    let reader = RefCell::new(Reader::new(pack));
+    reader.borrow_mut().read(slow, CHUNK);
+    let (ours, ours_large) = (format!("strip-match-{name}-4k"), format!("strip-match-{name}-64k"));
+    type Way<'a> = (String, Box<dyn Fn() -> f64 + 'a>);
+    let mut ways: Vec<Way<'_>> = vec![
+        (ours.clone(), Box::new(|| rate(text.len(), || reader.borrow_mut().read(text, CHUNK)))),
+        (ours_large, Box::new(|| rate(text.len(), || reader.borrow_mut().read(text, LARGE_CHUNK)))),
+        (format!("{name}-newlines"), Box::new(|| rate(text.len(), || peers::newlines(text)))),
+        (format!("{name}-regexset-per-line"), Box::new(|| rate(text.len(), || peers.set(text)))),
+        (format!("{name}-every-regexp-per-line"), Box::new(|| rate(slow.len(), || peers.each(slow)))),
+    ];
+    for program in programs {
+        let (file, bytes) = if program.slow { (&part, slow.len()) } else { (&all, text.len()) };
+        ways.push((format!("{name}-{}", program.name), Box::new(move || program.rate(file, bytes))));
+    }
+    let mut rates = vec![Vec::new(); ways.len()];
+    // The first round warms up: automata that grow as they go, files that are read for the first time.
+    for round in 0..=size.rounds {
+        for n in 0..ways.len() {
+            let n = (n + round) % ways.len();
+            let rate = ways[n].1();
+            if round > 0 {
+                rates[n].push(rate);
+            }
+        }
+    }
+    let rates: Vec<f64> = rates.into_iter().map(median).collect();
+    for ((way, _), rate) in ways.iter().zip(&rates) {
+        let of = format!("{ours} to it");
+        line(way, *rate, "MB/s", (way != &ours).then_some((rates[0] / rate, of.as_str())));
+    }
+    if name == "log" {
+        // Who is fast because it misses something is not fast: text without sequences has the same lines for all.
+        assert_eq!(reader.borrow_mut().read(text, CHUNK), peers.set(text), "every line that matches is told");
+    }
 }
 
 /// Counts the allocations of chunks in which nothing is found, once buffers have their size.
@@ -110,24 +143,41 @@ fn allocations(pack: &Arc<Pack>) {
     line("allocations-per-quiet-chunk", made as f64 / chunks as f64, "count", None);
 }
 
-fn extract(pack: &Arc<Pack>, corpus: &[u8]) -> usize {
-    let mut extractor = Extractor::new(Arc::clone(pack), Options { cols: 120, rows: 40, reports: false });
-    let (mut off, mut now, mut events) = (0, Duration::ZERO, 0);
-    for chunk in corpus.chunks(CHUNK) {
-        extractor.feed(chunk, off, now);
-        off += chunk.len() as u64;
-        now += Duration::from_millis(1);
-        events += extractor.drain().len();
-    }
-    events
+/// An extractor and how far it is.
+struct Reader {
+    extractor: Extractor,
+    off: u64,
+    now: Duration,
 }
 
+impl Reader {
+    fn new(pack: &Arc<Pack>) -> Self {
+        let extractor = Extractor::new(Arc::clone(pack), Options { cols: 120, rows: 40, reports: false });
+        Self { extractor, off: 0, now: Duration::ZERO }
+    }
+
+    /// Reads a text and returns how many errors were told. A second goes by with each chunk, so that all are told and not
+    /// just the first ones of a second.
+    fn read(&mut self, text: &[u8], chunk: usize) -> usize {
+        let mut errors = 0;
+        for chunk in text.chunks(chunk) {
+            self.extractor.feed(chunk, self.off, self.now);
+            self.off += chunk.len() as u64;
+            self.now += Duration::from_secs(1);
+            errors += self.extractor.drain().iter().filter(|d| matches!(d.body, Body::Error { .. })).count();
+        }
+        errors
+    }
+}
+
+/// MB/s of processor time: what else runs on the machine matters less.
 fn rate(bytes: usize, work: impl FnOnce() -> usize) -> f64 {
-    let start = Instant::now();
+    let spent = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("it counts from zero");
+    let start = spent();
     black_box(work());
     #[expect(clippy::cast_precision_loss, reason = "sizes of corpora are far below 2^52")]
     let megabytes = bytes as f64 / 1e6;
-    megabytes / start.elapsed().as_secs_f64()
+    megabytes / (spent() - start).as_secs_f64()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -140,25 +190,13 @@ fn line(name: &str, value: f64, unit: &str, ratio: Option<(f64, &str)>) {
     println!("bench {name} {value:.1} {unit} {ratio} {of}");
 }
 
-fn lines(corpus: &[u8]) -> impl Iterator<Item = &str> {
-    corpus.split(|b| *b == b'\n').map(|l| std::str::from_utf8(l).unwrap_or(""))
-}
-
-/// 35 literals and 26 expressions of the kind that packs have.
-fn patterns() -> Vec<String> {
-    let mut all: Vec<String> = (0..35).map(|n| format!("marker number {n} was seen")).collect();
-    for n in 0..13 {
-        all.push(format!(r"^(?<file>[^\s:]+):(?<line>\d+)(:\d+)?: kind{n}: (?<message>.+)$"));
-        all.push(format!(r"^result{n}: (ok|FAILED)\. (?<passed>\d+) passed; (?<failed>\d+) failed"));
-    }
-    all
-}
-
 fn line_pack(patterns: &[String]) -> Pack {
     let mut text = String::from("version = 1\nid = \"bench\"\nmode = \"line\"\n[launch]\ncommand = \"x\"\n");
     for (n, pattern) in patterns.iter().enumerate() {
-        let _ =
-            write!(text, "[[rule]]\nid = \"r{n}\"\nsays = \"error\"\nall = [{{ in = \"line\", row = '{pattern}' }}]\n");
+        let _ = write!(
+            text,
+            "[[rule]]\nid = \"r{n}\"\nsays = \"error\"\nall = [{{ in = \"line\", row = '''{pattern}''' }}]\n"
+        );
     }
     Pack::parse_checked(Path::new("bench.toml"), &text).expect("a valid pack")
 }

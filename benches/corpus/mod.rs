@@ -1,5 +1,7 @@
 //! What the benches of the stream are fed: generated, and the same everywhere.
 
+pub(crate) mod patterns;
+
 use std::fmt::Write as _;
 
 /// A generator that is the same everywhere.
@@ -10,33 +12,57 @@ impl Dice {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
+
+    fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.roll(len as u64)).expect("it is below a length")
+    }
 }
 
-/// Log text; about 4 % of the lines match.
+/// Log text: about 4 % of the lines match one of the [`patterns`], and some more have words of them.
 pub(crate) fn log(bytes: usize) -> Vec<u8> {
     const WORDS: &[&str] = &["request", "served", "in", "worker", "queue", "slow", "path", "cache", "hit", "for"];
+    const NEAR: &[&str] = &[
+        "WARN the request failed, an error: will retry",
+        "INFO 12 tests passed before this one, none failed",
+        "test queue::store::claims_are_fenced ... ok",
+        "DEBUG exit of worker, code is in the report",
+        "warning: nothing changed, 3 files skipped",
+    ];
     let (mut out, mut dice) = (String::with_capacity(bytes + 200), Dice(7));
     while out.len() < bytes {
         match dice.roll(100) {
-            0 | 1 => {
-                let _ = write!(out, "src/a.rs:{}:5: kind{}: something is off", dice.roll(900), dice.roll(13));
-            }
-            2 => {
-                let _ = write!(out, "result{}: ok. {} passed; 0 failed", dice.roll(13), dice.roll(90));
-            }
-            3 => {
-                let _ = write!(out, "then marker number {} was seen", dice.roll(35));
-            }
+            0..=3 => matching(&mut out, &mut dice),
+            4..=9 => out.push_str(NEAR[dice.index(NEAR.len())]),
             _ => {
                 let _ = write!(out, "2026-11-20T10:00:{:02} INFO", dice.roll(60));
                 for _ in 0..6 + dice.roll(6) {
-                    let _ = write!(out, " {}", WORDS[usize::try_from(dice.roll(10)).expect("small")]);
+                    let _ = write!(out, " {}", WORDS[dice.index(WORDS.len())]);
                 }
             }
         }
         out.push_str("\r\n");
     }
     out.into_bytes()
+}
+
+/// A line that matches.
+fn matching(out: &mut String, dice: &mut Dice) {
+    let n = dice.index(patterns::PHRASES.len() + patterns::EXPRESSIONS.len());
+    match n.checked_sub(patterns::PHRASES.len()) {
+        None => {
+            let _ = write!(out, "then it said {} at last", patterns::PHRASES[n]);
+        }
+        Some(n) => {
+            for c in patterns::EXPRESSIONS[n].1.chars() {
+                match c {
+                    '#' => {
+                        let _ = write!(out, "{}", 1 + dice.roll(90));
+                    }
+                    c => out.push(c),
+                }
+            }
+        }
+    }
 }
 
 /// Frames of a full-screen program: a spinner, a growing answer, jumps instead of blanks.
