@@ -32,9 +32,7 @@ pub use exit::Exit;
 /// Wrap a coding agent, watch what it does, and queue tasks for it
 #[derive(Debug, Parser)]
 #[command(name = "orchwrap", version, arg_required_else_help = true, disable_help_subcommand = true)]
-#[command(
-    override_usage = "orchwrap [OPTIONS] AGENT [ARGS]...     wrap an agent: orchwrap claude\n       orchwrap [OPTIONS] COMMAND"
-)]
+#[command(override_usage = "orchwrap [OPTIONS] AGENT [ARGS]...\n       orchwrap [OPTIONS] COMMAND")]
 #[command(
     after_help = "Anything that is no verb above is the name of an agent: `orchwrap AGENT --resume` runs `AGENT --resume`.\n`orchwrap -- NAME` wraps NAME even if a verb has that name."
 )]
