@@ -30,6 +30,15 @@ pub struct Stat {
     pub group: i32,
     /// Its session.
     pub session: i32,
+    /// The process group in front of its terminal; -1 without a terminal.
+    pub foreground: i32,
+}
+
+impl Stat {
+    /// Whether its own group has its terminal, as far as anybody can have it.
+    pub fn is_in_front(&self) -> bool {
+        self.foreground <= 0 || self.foreground == self.group
+    }
 }
 
 /// Returns what the kernel knows about `pid`, now.
@@ -46,9 +55,10 @@ fn parse_stat(pid: i32, text: &str) -> Option<Stat> {
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
     let session = fields.next()?.parse().ok()?;
-    // Field 22 of the line is the 19th of these; four are taken.
-    let start = fields.nth(15)?.parse().ok()?;
-    Some(Stat { id: ProcId { pid, start }, state, parent, group, session })
+    let foreground = fields.nth(1)?.parse().ok()?;
+    // Field 22 of the line is the 20th of these; six are taken.
+    let start = fields.nth(13)?.parse().ok()?;
+    Some(Stat { id: ProcId { pid, start }, state, parent, group, session, foreground })
 }
 
 /// Returns the identity of `pid`.
@@ -218,9 +228,12 @@ mod tests {
 
     #[test]
     fn a_program_name_with_parentheses_and_spaces_is_read_past() {
-        let line = "42 (a) b (c)) S 7 8 9 34816 42 4194304 0 0 0 0 1 2 3 4 20 0 1 0 123456 99 98";
+        let line = "42 (a) b (c)) S 7 8 9 34816 43 4194304 0 0 0 0 1 2 3 4 20 0 1 0 123456 99 98";
         let stat = parse_stat(42, line).unwrap();
-        assert_eq!(stat, Stat { id: ProcId { pid: 42, start: 123_456 }, state: 'S', parent: 7, group: 8, session: 9 });
+        let id = ProcId { pid: 42, start: 123_456 };
+        assert_eq!(stat, Stat { id, state: 'S', parent: 7, group: 8, session: 9, foreground: 43 });
+        assert!(!stat.is_in_front() && Stat { foreground: 8, ..stat }.is_in_front());
+        assert!(Stat { foreground: -1, ..stat }.is_in_front());
         assert_eq!(parse_stat(42, "42 (x"), None);
     }
 

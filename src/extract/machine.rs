@@ -45,6 +45,8 @@ const AFTER_REPORT: Duration = Duration::from_secs(5);
 /// Patience with a screen that says idle while reports are silent, and while the status report says working.
 const IDLE_AGAINST_REPORTS: Duration = Duration::from_secs(3);
 const IDLE_AGAINST_STATUS: Duration = Duration::from_secs(5);
+/// The longest pause between two looks at who has the terminal, where a prompt that stands may be a command's.
+const DOUBT_MAX: Duration = Duration::from_secs(5);
 /// An interrupt key explains an end that comes this soon after it.
 const INTERRUPT_WINDOW: Duration = Duration::from_secs(3);
 /// A prompt of ours explains a turn that starts this soon after it.
@@ -160,6 +162,10 @@ pub(crate) struct Machine {
     level_rule: String,
     level_source: Source,
     idle_since: Option<Duration>,
+    /// A prompt that stands is only believed once [`Self::in_front`] has said that nobody else has the terminal.
+    asks_front: bool,
+    /// How long the prompt must stand because somebody else had the terminal when it was last asked.
+    doubt: Duration,
     /// A menu that stands although the status report says that the agent works, and when it begins to count.
     menu: Option<(Duration, Menu, String)>,
     /// When to look again whether `working` after an end means another turn.
@@ -197,6 +203,8 @@ impl Machine {
             level_rule: String::new(),
             level_source: Source::Screen,
             idle_since: None,
+            asks_front: false,
+            doubt: Duration::ZERO,
             menu: None,
             recheck: None,
             ours: None,
@@ -214,7 +222,16 @@ impl Machine {
         self.epoch = Some(wall);
     }
 
+    /// Makes a standing prompt count only with [`Self::in_front`].
+    pub(crate) fn ask_front(&mut self) {
+        self.asks_front = true;
+    }
+
     // --- what is known
+
+    pub(crate) fn asks_front(&self) -> bool {
+        self.asks_front
+    }
 
     pub(crate) fn state(&self) -> (SessionState, Duration) {
         (self.state, self.since)
@@ -277,7 +294,26 @@ impl Machine {
         } else {
             return None;
         };
-        Some(since + wait)
+        Some(since + wait.max(self.doubt))
+    }
+
+    /// Whether a prompt has stood long enough, and who has the terminal decides whether it is one.
+    pub(crate) fn wants_front(&self, now: Duration) -> bool {
+        self.asks_front && self.idle_due().is_some_and(|due| due <= now)
+    }
+
+    /// Takes the answer: whether the agent itself has its terminal, and no command that it runs.
+    pub(crate) fn in_front(&mut self, itself: bool, now: Duration, eyes: &dyn Eyes) {
+        if !self.wants_front(now) {
+            return;
+        }
+        if itself {
+            self.doubt = Duration::ZERO;
+            self.idle_stood(now, eyes);
+        } else {
+            self.doubt = (self.doubt * 2).clamp(self.config.idle, DOUBT_MAX);
+            self.idle_since = Some(now);
+        }
     }
 
     fn patience(&self) -> Duration {
@@ -410,6 +446,10 @@ impl Machine {
                 }
             }
             Level::Idle => {
+                // What was doubted is another row by now.
+                if !std::mem::take(&mut self.doubt).is_zero() {
+                    self.idle_since = None;
+                }
                 self.idle_since.get_or_insert(now);
                 if self.start.as_ref().is_some_and(|s| s.source == source) {
                     self.start = None;
@@ -445,7 +485,7 @@ impl Machine {
         if self.asking.as_ref().is_some_and(|a| !a.said && a.due <= now) {
             self.say_asked();
         }
-        if self.idle_due().is_some_and(|due| due <= now) {
+        if !self.asks_front && self.idle_due().is_some_and(|due| due <= now) {
             self.idle_stood(now, eyes);
         }
         if self.recheck.is_some_and(|at| at <= now) {

@@ -347,6 +347,28 @@ impl Extractor {
         }
     }
 
+    /// Makes the prompt of a shell count only once [`Self::in_front`] has confirmed it: what a command prints may look like
+    /// one, and whoever has the terminal can be asked. A recording cannot, so there the prompt alone counts.
+    pub fn ask_front(&mut self) {
+        if self.core.sight.pack.shell {
+            self.core.machine.ask_front();
+        }
+    }
+
+    /// Whether [`Self::in_front`] is wanted.
+    pub fn wants_front(&self, now: Duration) -> bool {
+        self.core.machine.wants_front(now)
+    }
+
+    /// Takes the fact whether the agent's own process group has its terminal, or one that it started.
+    pub fn in_front(&mut self, itself: bool, now: Duration) {
+        let Core { machine, sight, .. } = &mut self.core;
+        if itself && let (Some(dialog), Some(row)) = (&mut sight.dialog, sight.text.lines.last()) {
+            dialog.current(row, true);
+        }
+        machine.in_front(itself, now, sight);
+    }
+
     /// Takes output of the agent; `off` counts from the start of the run.
     pub fn feed(&mut self, bytes: &[u8], off: u64, now: Duration) {
         self.tick(now);
@@ -503,7 +525,7 @@ impl Core {
             let banner = (!self.known && machine.turns() == 0).then(|| rules.version(&sight.text)).flatten();
             let source = if sight.dialog.is_some() { Source::Line } else { Source::Screen };
             if let (Some(dialog), Some(row)) = (&mut sight.dialog, sight.text.lines.last())
-                && dialog.current(row, reading.level == Level::Idle)
+                && dialog.current(row, reading.level == Level::Idle && !machine.asks_front())
             {
                 machine.signal(prompt_taken(), None, now, sight);
             }

@@ -130,7 +130,7 @@ fn a_late_blip_of_the_startup_is_not_the_first_prompts_turn() {
 fn work_that_lasts_is_a_turn_even_if_nobody_typed() {
     let mut rig = ready(false);
     rig.osc(Claim::Working).wait(400).osc(done()).wait(1000);
-    assert_eq!(rig.story(), ["turn.started", "turn.completed"]);
+    assert_eq!(rig.story(), ["prompt.accepted", "turn.started", "turn.completed"]);
 }
 
 #[test]
@@ -388,4 +388,30 @@ fn one_message_told_by_two_witnesses_is_one_and_its_blocks_are_exact() {
     let story = rig.story();
     assert_eq!(story.iter().filter(|k| *k == "message").count(), 1, "{story:?}");
     assert_eq!(story.iter().filter(|k| *k == "code.block").count(), 1, "{story:?}");
+}
+
+#[test]
+fn t01_a_prompt_that_a_command_printed_ends_no_turn_while_the_command_has_the_terminal() {
+    let mut rig = Rig::new(false);
+    rig.machine.ask_front();
+    rig.screen(Level::Idle).now = ms(300);
+    assert!(rig.machine.wants_front(rig.now), "the first prompt is doubted too");
+    rig.machine.in_front(true, rig.now, &rig.eyes);
+    assert_eq!(rig.state(), SessionState::Idle);
+    rig.enter().claim(Source::Line, taken("")).screen(Level::Idle);
+    for _ in 0..10 {
+        let due = rig.machine.deadline().expect("the prompt stands");
+        rig.now = due;
+        rig.machine.tick(due, &rig.eyes);
+        assert!(rig.machine.wants_front(due));
+        rig.machine.in_front(false, due, &rig.eyes);
+    }
+    assert_eq!(rig.machine.deadline(), Some(rig.now + DOUBT_MAX), "asked less and less often");
+    assert_eq!(rig.state(), SessionState::Working);
+    // Its own prompt, after the last word of the command, gets the usual patience again.
+    rig.screen(Level::Idle).now += ms(1000);
+    assert!(rig.machine.wants_front(rig.now));
+    rig.machine.in_front(true, rig.now, &rig.eyes);
+    assert_eq!(rig.state(), SessionState::Idle);
+    assert_eq!(rig.story(), ["prompt.accepted", "turn.started", "turn.completed"]);
 }

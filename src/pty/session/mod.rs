@@ -211,6 +211,7 @@ impl Observer {
             extractor.one_prompt();
         }
         let observer = Self {
+        extractor.ask_front();
             attempt: ctx.spec.attempt,
             ctx,
             io,
@@ -425,6 +426,10 @@ impl Observer {
     /// Does all that is due, until nothing is.
     fn settle(&mut self) {
         if self.extractor.deadline().is_some_and(|at| at <= self.now) {
+            if self.extractor.wants_front(self.now) {
+                let itself = self.started.child.and_then(|child| linux::stat(child.pid).ok());
+                self.extractor.in_front(itself.is_none_or(|stat| stat.is_in_front()), self.now);
+            }
             self.extractor.tick(self.now);
         }
         self.poll_writes();
