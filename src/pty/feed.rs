@@ -106,7 +106,7 @@ pub enum Feed {
         /// When.
         at: Duration,
     },
-    /// The OSC 7501 query was answered: the one input that is neither the person's nor a prompt.
+    /// The OSC 7501 query was answered for the first time: the one input that is neither the person's nor a prompt.
     StatusReplied {
         /// When.
         at: Duration,

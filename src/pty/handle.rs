@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -14,6 +14,8 @@ const WAITING: usize = 64;
 pub(super) enum Command {
     /// Write to the agent's terminal, whole, then say so.
     Write { bytes: Vec<u8>, done: Sender<io::Result<()>> },
+    /// Forget what is not begun.
+    Withdraw,
     /// Set the size of the agent's terminal.
     Resize { cols: u16, rows: u16 },
     /// End the agent's processes: HUP, TERM, KILL, `grace` apart.
@@ -25,12 +27,22 @@ pub(super) enum Command {
 pub struct IoHandle {
     commands: Sender<Command>,
     wake: Arc<OwnedFd>,
+    /// The agent's terminal; it is the I/O thread's to close.
+    master: Weak<OwnedFd>,
 }
 
 impl IoHandle {
-    pub(super) fn new(wake: Arc<OwnedFd>) -> (Self, Receiver<Command>) {
+    pub(super) fn new(wake: Arc<OwnedFd>, master: Option<&Arc<OwnedFd>>) -> (Self, Receiver<Command>) {
         let (commands, inbox) = bounded(WAITING);
-        (Self { commands, wake }, inbox)
+        (Self { commands, wake, master: master.map(Arc::downgrade).unwrap_or_default() }, inbox)
+    }
+
+    /// Whether the agent reads whole lines: the kernel then edits them, and keeps no more of one than fits its buffer.
+    pub fn is_canonical(&self) -> bool {
+        self.master
+            .upgrade()
+            .and_then(|master| rustix::termios::tcgetattr(&*master).ok())
+            .is_some_and(|termios| termios.local_modes.contains(rustix::termios::LocalModes::ICANON))
     }
 
     /// Writes `bytes` to the agent's terminal in one piece: never between two bytes of what a person types or pastes
@@ -46,6 +58,12 @@ impl IoHandle {
     /// Sets the size of the agent's terminal, which is told by SIGWINCH.
     pub fn resize(&self, cols: u16, rows: u16) -> io::Result<()> {
         self.command(Command::Resize { cols, rows })
+    }
+
+    /// Takes back what was asked to be written and is not begun; its receivers are told.
+    pub fn withdraw(&self) {
+        // Refused, it is either over or so far behind that nothing of it is known.
+        let _ = self.command(Command::Withdraw);
     }
 
     /// Ends the agent and all that it started: HUP, TERM, KILL, `grace` apart. [`super::Feed::Exited`] tells when it is

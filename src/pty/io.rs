@@ -83,7 +83,8 @@ pub(super) struct Parts {
     pub(super) status_reply: bool,
     pub(super) scope: Scope,
     pub(super) lanes: Vec<Lane>,
-    pub(super) master: Option<OwnedFd>,
+    /// Ours alone to hold: closed, it is the agent's hangup. Others look at it for a moment.
+    pub(super) master: Option<Arc<OwnedFd>>,
     pub(super) outer: Option<Outer>,
     pub(super) interactive: bool,
     pub(super) guard: OwnedFd,
@@ -113,6 +114,8 @@ pub(super) struct Io {
     arena: Arena,
     sentry: Sentry,
     /// Bytes of output so far.
+    /// The status query was answered, and that was told.
+    replied: bool,
     off: u64,
     /// In the background of the outer terminal: it is neither read nor changed.
     background: bool,
@@ -154,6 +157,7 @@ impl Io {
             arena: Arena::new(),
             sentry: Sentry::new(),
             off: 0,
+            replied: false,
             background: false,
             hung_up: false,
             size: None,
@@ -359,8 +363,10 @@ impl Io {
         });
         if replied {
             self.write_keys();
-            let at = self.now();
-            self.parts.feed.push(Feed::StatusReplied { at });
+            if !std::mem::replace(&mut self.replied, true) {
+                let at = self.now();
+                self.parts.feed.push(Feed::StatusReplied { at });
+            }
         }
         if self.sentry.mark() != before && self.parts.outer.is_some() {
             self.note_undo();
@@ -475,6 +481,7 @@ impl Io {
                     }
                     self.order(Order::End { all: true, grace_ms: millis(grace) });
                 }
+                Command::Withdraw => self.keys.withdraw(),
             }
         }
     }

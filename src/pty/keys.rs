@@ -23,13 +23,31 @@ const PASTE_END: &[u8] = b"\x1b[201~";
 
 struct Piece {
     bytes: Bytes,
-    done: Option<Sender<io::Result<()>>>,
+    from: From,
+}
+
+/// Whose a piece is.
+enum From {
+    Person,
+    Observer(Sender<io::Result<()>>),
+    StatusReply,
+}
+
+impl Piece {
+    fn done(self, result: io::Result<()>) {
+        if let From::Observer(done) = self.from {
+            let _ = done.send(result);
+        }
+    }
 }
 
 /// The line of pieces.
 pub(super) struct Keys {
     line: VecDeque<Piece>,
+    /// Bytes in it, without the status reply: an agent that asks and does not read takes no room from the person.
     waiting: usize,
+    /// Whether a status reply is in the line.
+    replying: bool,
     /// Whether the first piece is written in part.
     begun: bool,
     paste: Paste,
@@ -39,7 +57,14 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new() -> Self {
-        Self { line: VecDeque::new(), waiting: 0, begun: false, paste: Paste::default(), held: VecDeque::new() }
+        Self {
+            line: VecDeque::new(),
+            waiting: 0,
+            replying: false,
+            begun: false,
+            paste: Paste::default(),
+            held: VecDeque::new(),
+        }
     }
 
     /// Whether more may be read from the person.
@@ -52,31 +77,50 @@ impl Keys {
         !self.line.is_empty()
     }
 
-    fn push(&mut self, bytes: Bytes, done: Option<Sender<io::Result<()>>>) {
-        self.waiting += bytes.len();
-        self.line.push_back(Piece { bytes, done });
+    fn push(&mut self, piece: Piece) {
+        self.waiting += piece.bytes.len();
+        self.line.push_back(piece);
     }
 
     /// From the person.
     pub(super) fn push_typed(&mut self, bytes: Bytes) {
         self.paste.feed(&bytes, Instant::now());
-        self.push(bytes, None);
+        self.push(Piece { bytes, from: From::Person });
         self.let_held_go();
     }
 
     /// From the Observer.
     pub(super) fn push_ours(&mut self, bytes: Vec<u8>, done: Sender<io::Result<()>>) {
+        let piece = Piece { bytes: bytes.into(), from: From::Observer(done) };
         if self.paste.inside.is_some() {
-            self.held.push_back(Piece { bytes: bytes.into(), done: Some(done) });
+            self.held.push_back(piece);
         } else {
-            self.push(bytes.into(), Some(done));
+            self.push(piece);
         }
     }
 
-    /// The status reply: ahead of everything that is not begun, since it is waited for within microseconds.
+    /// The status reply: ahead of everything that is not begun, since it is waited for within microseconds. One that is
+    /// not taken yet answers a second query as well: output full of queries makes no more of them (T8).
     pub(super) fn push_reply(&mut self, reply: &'static [u8]) {
-        self.waiting += reply.len();
-        self.line.insert(usize::from(self.begun), Piece { bytes: Bytes::from_static(reply), done: None });
+        if !std::mem::replace(&mut self.replying, true) {
+            let piece = Piece { bytes: Bytes::from_static(reply), from: From::StatusReply };
+            self.line.insert(usize::from(self.begun), piece);
+        }
+    }
+
+    /// Forgets what the Observer wrote and nothing was begun of.
+    pub(super) fn withdraw(&mut self) {
+        let gone = || Err(io::Error::new(io::ErrorKind::Interrupted, "taken back before it was begun"));
+        self.held.drain(..).for_each(|piece| piece.done(gone()));
+        for piece in self.line.split_off(self.line.len().min(usize::from(self.begun))) {
+            match piece.from {
+                From::Observer(_) => {
+                    self.waiting -= piece.bytes.len();
+                    piece.done(gone());
+                }
+                From::Person | From::StatusReply => self.line.push_back(piece),
+            }
+        }
     }
 
     /// When [`Keys::tick`] is due.
@@ -95,7 +139,7 @@ impl Keys {
     fn let_held_go(&mut self) {
         if self.paste.inside.is_none() {
             for piece in std::mem::take(&mut self.held) {
-                self.push(piece.bytes, piece.done);
+                self.push(piece);
             }
         }
     }
@@ -105,14 +149,16 @@ impl Keys {
         while let Some(piece) = self.line.front_mut() {
             match rustix::io::write(&master, &piece.bytes) {
                 Ok(n) => {
-                    self.waiting -= n;
+                    let reply = matches!(piece.from, From::StatusReply);
+                    self.waiting -= if reply { 0 } else { n };
                     self.begun = n < piece.bytes.len();
                     if self.begun {
                         let _ = piece.bytes.split_to(n);
                         continue;
                     }
-                    if let Some(done) = self.line.pop_front().and_then(|piece| piece.done) {
-                        let _ = done.send(Ok(()));
+                    self.replying &= !reply;
+                    if let Some(piece) = self.line.pop_front() {
+                        piece.done(Ok(()));
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -124,11 +170,12 @@ impl Keys {
 
     /// There is nobody to write to any more.
     pub(super) fn fail(&mut self) {
-        for done in self.line.drain(..).chain(self.held.drain(..)).filter_map(|piece| piece.done) {
-            let _ = done.send(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the agent has ended")));
+        for piece in self.line.drain(..).chain(self.held.drain(..)) {
+            piece.done(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the agent has ended")));
         }
         self.waiting = 0;
         self.begun = false;
+        self.replying = false;
     }
 }
 
@@ -218,6 +265,44 @@ mod tests {
             keys.write(&writer);
         }
         assert_eq!(&got[big.len()..], b"reply");
+    }
+
+    #[test]
+    fn t08_queries_that_nobody_reads_the_answers_of_take_no_room() {
+        let mut keys = Keys::new();
+        for _ in 0..100_000 {
+            keys.push_reply(b"reply");
+        }
+        assert!(keys.has_room() && keys.line.len() == 1);
+        keys.push_typed(Bytes::from_static(b"\x03"));
+        assert_eq!(written(&mut keys), "reply\x03");
+        keys.push_reply(b"again");
+        assert_eq!(written(&mut keys), "again");
+        assert_eq!(keys.waiting, 0);
+    }
+
+    #[test]
+    fn what_is_not_begun_can_be_taken_back() {
+        let (done, answer) = crossbeam_channel::bounded(3);
+        let mut keys = Keys::new();
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        keys.push_ours(vec![b'x'; 100_000], done.clone());
+        keys.write(&writer);
+        keys.push_ours(b"enter".to_vec(), done);
+        keys.push_typed(Bytes::from_static(b"typed"));
+        assert!(keys.begun);
+        keys.withdraw();
+        assert_eq!(answer.recv().unwrap().unwrap_err().kind(), io::ErrorKind::Interrupted);
+        let mut got = Vec::new();
+        let mut buffer = vec![0; 65536];
+        while got.len() < 100_005 {
+            let n = reader.read(&mut buffer).unwrap();
+            got.extend_from_slice(&buffer[..n]);
+            keys.write(&writer);
+        }
+        assert_eq!(&got[100_000..], b"typed");
+        assert!(answer.recv().unwrap().is_ok() && keys.waiting == 0);
     }
 
     #[test]

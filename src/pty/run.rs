@@ -149,7 +149,8 @@ pub fn run(
     .map_err(setup("guard"))?;
     drop((theirs, slave));
 
-    let (commands, inbox) = IoHandle::new(wake.clone());
+    let master = master.map(Arc::new);
+    let (commands, inbox) = IoHandle::new(wake.clone(), master.as_ref());
     let (sender, receiver) = feed();
     let mut io = Io::new(super::io::Parts {
         started,

@@ -182,3 +182,99 @@ fn a_oneshot_gets_its_prompt_on_stdin_and_its_stream_is_its_report() {
     assert_eq!(run.received(), ["what is it?"]);
     check_journal(&run.dir.events());
 }
+
+/// The row that a command has not finished ends like a prompt; the shell gives its terminal to the command.
+#[test]
+fn t01_a_shell_command_whose_row_ends_like_a_prompt_is_not_over() {
+    let mut plan = Plan::of("shell", &["sh"]);
+    plan.env.push(("PS1".into(), "$ ".into()));
+    let run = plan.start();
+    run.until_idle();
+    let fifo = run.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let sent = run.send(1, &format!("printf 'fetching 50%% '; cat {}", fifo.display()));
+    assert_eq!(sent.verdict, Some(Verdict::Accepted), "{sent:?}");
+    wait_for("the row", || run.ctl().screen().ok().filter(|s| s.lines.iter().any(|l| l.trim_end() == "fetching 50%")));
+    // Three times as long as a prompt has to stand.
+    let until = std::time::Instant::now() + Duration::from_millis(1200);
+    while std::time::Instant::now() < until {
+        assert!(!run.kinds().contains(&"turn.completed".to_owned()), "{:#?}", run.events());
+    }
+    std::fs::write(&fifo, "and failed\n").unwrap();
+    let end = run.until_event("turn.completed");
+    assert!(
+        matches!(&end.body, Body::TurnCompleted { answer: Some(a), .. } if a == "fetching 50% and failed"),
+        "{end:?}"
+    );
+    run.stop();
+}
+
+#[test]
+fn f35_a_line_that_the_agents_terminal_would_cut_is_refused_and_nothing_of_it_runs() {
+    let run = Plan::of("shell", &["sh"]).start();
+    run.until_idle();
+    let long = run.send(1, &format!("echo {} > ran", "a".repeat(6000)));
+    assert_eq!(long.refused.as_deref(), Some("line_too_long"), "{long:?}");
+    let fits = run.send(2, &format!("echo {} > ran", "a".repeat(4000)));
+    assert_eq!(fits.verdict, Some(Verdict::Accepted), "{fits:?}");
+    run.until_event("turn.completed");
+    assert_eq!(std::fs::read_to_string(run.path("ran")).unwrap().trim(), "a".repeat(4000));
+    run.stop();
+}
+
+/// An input box, an agent that takes one Enter, and then a dialog that no pack knows, with `Allow` as its default.
+#[test]
+fn f37_enter_is_not_pressed_into_a_dialog_that_nobody_knows() {
+    let script = r#"
+        stty raw -echo
+        line=$(printf '%0100d' 0 | sed 's/0/─/g')
+        printf '\033[?2004h\033[2J\033[H%s\r\n❯ \r\n%s\r\n  ? for shortcuts\033[2;3H' "$line" "$line"
+        while c=$(dd bs=1 count=1 2>/dev/null | od -An -tx1); do
+            [ "$c" = " 0d" ] && break
+        done
+        printf '\033[2J\033[H  A newer tool wants to delete the repository\r\n\r\n  > Allow\r\n    Deny\r\n'
+        dd bs=1 count=1 2>/dev/null | od -An -tx1 > pressed
+        sleep 60
+    "#;
+    let run = Plan::of("claude", &["sh", "-c", script]).start();
+    run.until_idle();
+    let mut request = request(1, "do it");
+    // Time for two more presses.
+    request.accept_timeout_ms = 5000;
+    let outcome = run.ctl().send(request).unwrap();
+    assert_eq!(outcome.verdict, Some(Verdict::Unverified), "{outcome:?}");
+    assert!(!run.kinds().contains(&"prompt.accepted".to_owned()));
+    wait_for("its dialog", || std::fs::exists(run.path("pressed")).unwrap().then_some(()));
+    assert_eq!(std::fs::read_to_string(run.path("pressed")).unwrap(), "");
+    run.stop();
+}
+
+/// The agent is stopped after it showed its input box; the body is more than its terminal holds.
+#[test]
+fn f38_a_prompt_that_the_agent_does_not_read_is_given_up_in_time_and_never_submitted() {
+    let script = r#"
+        stty raw -echo
+        line=$(printf '%0100d' 0 | sed 's/0/─/g')
+        printf '\033[?2004h\033[2J\033[H%s\r\n❯ \r\n%s\r\n  ? for shortcuts\033[2;3H' "$line" "$line"
+        cat thaw > /dev/null
+        dd bs=1 count=100012 2>/dev/null | tail -c 20 > got
+        dd bs=1 count=1 2>/dev/null | od -An -tx1 > more
+        sleep 60
+    "#;
+    let plan = Plan::of("claude", &["sh", "-c", script]);
+    nix::unistd::mkfifo(&plan.home.path().join("thaw"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let run = plan.start();
+    run.until_idle();
+    let mut long = request(1, &"x".repeat(100_000));
+    long.accept_timeout_ms = 1000;
+    let outcome = run.ctl().send(long).unwrap();
+    assert_eq!(outcome.verdict, Some(Verdict::Unverified), "{outcome:?}");
+    // What is left of it would be in front of another.
+    assert_eq!(run.send(2, "another").refused.as_deref(), Some("not_idle"));
+    std::fs::write(run.path("thaw"), "").unwrap();
+    wait_for("the rest", || std::fs::read_to_string(run.path("got")).ok().filter(|t| t.ends_with("x\x1b[201~")));
+    wait_for("its next read", || std::fs::exists(run.path("more")).unwrap().then_some(()));
+    assert_eq!(std::fs::read_to_string(run.path("more")).unwrap(), "", "an Enter");
+    assert!(!run.kinds().contains(&"prompt.sent".to_owned()));
+    run.stop();
+}

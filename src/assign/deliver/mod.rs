@@ -21,6 +21,9 @@ const HUMAN_QUIET: Duration = Duration::from_secs(2);
 const ENTER_PATIENCE: Duration = Duration::from_secs(2);
 /// Enter is pressed at most so often: once, and two more.
 const MAX_ENTERS: u32 = 3;
+/// The kernel keeps so much of a line for an agent that reads whole lines, and drops the rest without a word: N_TTY holds
+/// 4096 bytes, one of them for the line end.
+const LINE_MAX: usize = 4094;
 
 /// What the machine looks at.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +38,8 @@ pub struct Seen<'a> {
     pub last_key: Option<Duration>,
     /// The agent switched bracketed paste on.
     pub bracketed: bool,
+    /// The agent reads whole lines, and the kernel edits them.
+    pub canonical: bool,
     /// Text in the input box, if the box is visible.
     pub composer: Option<&'a str>,
 }
@@ -47,12 +52,19 @@ impl<'a> From<&'a View> for Seen<'a> {
             draft: view.draft,
             last_key: view.last_key,
             bracketed: view.bracketed_paste,
+            canonical: false,
             composer: view.composer.as_deref(),
         }
     }
 }
 
 impl Seen<'_> {
+    /// The same, in a terminal where the kernel edits lines.
+    #[must_use]
+    pub fn in_lines(self, canonical: bool) -> Self {
+        Self { canonical, ..self }
+    }
+
     fn composer_holds_text(&self) -> bool {
         self.composer.is_some_and(|text| !text.trim().is_empty())
     }
@@ -102,13 +114,17 @@ enum Stage {
     /// The intent is safe: the body is next.
     Write,
     /// Waits for the body to be written.
-    Body,
+    Body {
+        until: Duration,
+    },
     /// Lets the agent take the paste in.
     Gap {
         until: Duration,
     },
     /// Waits for Enter to be written.
-    Enter,
+    Enter {
+        until: Duration,
+    },
     /// Waits for evidence.
     Evidence {
         next_enter: Option<Duration>,
@@ -178,7 +194,7 @@ impl Delivery {
     pub fn deadline(&self, seen: &Seen<'_>) -> Option<Duration> {
         match self.stage {
             Stage::Ready => Some(self.ready_at(seen).map_or(self.until, |at| at.min(self.until))),
-            Stage::Gap { until } => Some(until),
+            Stage::Body { until } | Stage::Gap { until } | Stage::Enter { until } => Some(until),
             Stage::Evidence { next_enter } => Some(next_enter.map_or(self.until, |at| at.min(self.until))),
             _ => None,
         }
@@ -190,10 +206,10 @@ impl Delivery {
             (_, Fact::Exited) => return self.exited = true,
             (Stage::Intent, Fact::IntentSynced(true)) => Stage::Write,
             (Stage::Intent, Fact::IntentSynced(false)) => Stage::Unjournaled,
-            (Stage::Body, Fact::Written(true)) => {
+            (Stage::Body { .. }, Fact::Written(true)) => {
                 Stage::Gap { until: now + Duration::from_millis(self.paste.enter_gap_ms) }
             }
-            (Stage::Enter, Fact::Written(true)) => {
+            (Stage::Enter { .. }, Fact::Written(true)) => {
                 self.enters += 1;
                 if self.enters == 1 {
                     self.until = now + self.patience;
@@ -202,7 +218,7 @@ impl Delivery {
                 Stage::Evidence { next_enter: again.then(|| now + ENTER_PATIENCE) }
             }
             // Some of it may be there. Nothing more is pressed; evidence or the end of the agent may still tell.
-            (Stage::Body | Stage::Enter, Fact::Written(false)) => {
+            (Stage::Body { .. } | Stage::Enter { .. }, Fact::Written(false)) => {
                 self.until = now + self.patience.min(ENTER_PATIENCE);
                 Stage::Evidence { next_enter: None }
             }
@@ -211,7 +227,7 @@ impl Delivery {
                 stage
             }
             // Before our Enter it is somebody else's turn.
-            (stage @ (Stage::Enter | Stage::Evidence { .. }), Fact::TurnStarted) => {
+            (stage @ (Stage::Enter { .. } | Stage::Evidence { .. }), Fact::TurnStarted) => {
                 self.started = true;
                 stage
             }
@@ -228,13 +244,17 @@ impl Delivery {
                 Some(self.over(refused("journal", "the journal cannot be written, and without it nothing is sent")))
             }
             Stage::Write => {
-                self.stage = Stage::Body;
+                self.stage = Stage::Body { until: now + self.patience };
                 self.body_at = now;
                 Some(Act::Body(std::mem::take(&mut self.body)))
             }
             _ if self.exited => Some(self.over(verdict(Verdict::Dead, "the agent ended before it took the prompt"))),
             Stage::Gap { until } if now >= until => self.enter(seen, now),
-            Stage::Gap { .. } | Stage::Body | Stage::Enter => None,
+            // Whoever asked is told in time, and what would arrive later submits nothing.
+            Stage::Body { until } | Stage::Enter { until } if now >= until => {
+                Some(self.over(verdict(Verdict::Unverified, "the agent does not read its input")))
+            }
+            Stage::Gap { .. } | Stage::Body { .. } | Stage::Enter { .. } => None,
             Stage::Evidence { next_enter } => self.evidence(seen, next_enter, now),
         }
     }
@@ -251,8 +271,16 @@ impl Delivery {
                 Some(refused("draft", "a half-typed line stands in the input box"))
             }
             SessionState::Idle if self.ready_at(seen).is_some_and(|at| now >= at) => {
+                if seen.canonical && !self.brackets(seen) && self.has_long_line() {
+                    return Some(self.over(refused(
+                        "line_too_long",
+                        format!(
+                            "the agent reads whole lines, and its terminal keeps {LINE_MAX} bytes of one: break it up"
+                        ),
+                    )));
+                }
                 self.stage = Stage::Intent;
-                self.body = pasted(&self.text, seen.bracketed && self.paste.bracketed == Bracketed::Auto);
+                self.body = pasted(&self.text, self.brackets(seen));
                 return Some(Act::Intent);
             }
             SessionState::Idle if now >= self.until => Some(refused("draft", "somebody is typing")),
@@ -260,6 +288,15 @@ impl Delivery {
             _ => None,
         };
         no.map(|act| self.over(act))
+    }
+
+    fn brackets(&self, seen: &Seen<'_>) -> bool {
+        seen.bracketed && self.paste.bracketed == Bracketed::Auto
+    }
+
+    /// Whether a line of it may be too long for a terminal that edits lines.
+    pub fn has_long_line(&self) -> bool {
+        self.text.split('\n').any(|line| line.len() > LINE_MAX)
     }
 
     /// When the agent has been ready, and the human quiet, for long enough; none while it is not ready at all.
@@ -278,8 +315,12 @@ impl Delivery {
             return None;
         }
         self.busy |= seen.state == SessionState::Working;
-        self.stage = Stage::Enter;
-        Some(Act::Enter(b"\r".to_vec()))
+        Some(self.press(now))
+    }
+
+    fn press(&mut self, now: Duration) -> Act {
+        self.stage = Stage::Enter { until: now + self.patience };
+        Act::Enter(b"\r".to_vec())
     }
 
     fn evidence(&mut self, seen: &Seen<'_>, next_enter: Option<Duration>, now: Duration) -> Option<Act> {
@@ -306,10 +347,10 @@ impl Delivery {
             }));
         }
         if next_enter.is_some_and(|at| now >= at) {
-            // Into a menu or an empty box Enter means something else: then it is never pressed again.
-            if seen.state == SessionState::Idle && !human && !box_is_empty {
-                self.stage = Stage::Enter;
-                return Some(Act::Enter(b"\r".to_vec()));
+            // Into a menu, an empty box, or a frame that nobody knows Enter means something else: there may be a dialog whose
+            // default is to allow. So it is pressed again only where the text is seen to wait for it.
+            if seen.state == SessionState::Idle && !human && seen.composer_holds_text() {
+                return Some(self.press(now));
             }
             self.stage = Stage::Evidence { next_enter: None };
         }

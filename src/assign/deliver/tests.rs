@@ -14,6 +14,7 @@ fn idle() -> Seen<'static> {
         draft: false,
         last_key: None,
         bracketed: true,
+        canonical: false,
         composer: None,
     }
 }
@@ -128,8 +129,48 @@ fn enter_is_not_pressed_again_into_a_menu_an_empty_box_or_a_humans_line() {
     assert_eq!(late(&|_| in_state(SessionState::Setup)), None);
     assert_eq!(late(&|_| Seen { composer: Some(""), ..idle() }), None);
     assert_eq!(late(&|now| Seen { last_key: Some(now), ..idle() }), None);
-    assert!(matches!(late(&|_| idle()), Some(Act::Enter(_))));
+    assert!(matches!(late(&|_| Seen { composer: Some("fix it"), ..idle() }), Some(Act::Enter(_))));
     assert_eq!(outcome(late(&|_| in_state(SessionState::Asking))).verdict, Some(Verdict::Accepted));
+}
+
+#[test]
+fn f37_enter_is_not_pressed_again_where_no_input_box_is_seen() {
+    // A frame that nobody knows may be a dialog whose default is to allow.
+    let mut d = delivery();
+    let now = entered(&mut d);
+    assert_eq!(d.step(&idle(), now + ENTER_PATIENCE), None);
+    assert_eq!(outcome(d.step(&idle(), now + PATIENCE)).verdict, Some(Verdict::Unverified));
+    assert_eq!(d.enters(), 1);
+}
+
+#[test]
+fn f35_a_line_that_the_terminal_would_cut_is_refused_before_anything_is_written() {
+    let lines = Seen { bracketed: false, ..idle() }.in_lines(true);
+    let sent = |text: &str, seen: &Seen<'_>| {
+        Delivery::new(text, Paste::default(), PATIENCE, Duration::ZERO).step(seen, ms(300))
+    };
+    let (fits, long) = ("x".repeat(LINE_MAX), "x".repeat(LINE_MAX + 1));
+    assert_eq!(sent(&fits, &lines), Some(Act::Intent));
+    assert_eq!(sent(&format!("{fits}\n{fits}"), &lines), Some(Act::Intent));
+    let no = outcome(sent(&format!("a\n{long}"), &lines));
+    assert_eq!((no.refused.as_deref(), no.verdict), (Some("line_too_long"), None));
+    // Bracketed or raw, it is read as it comes.
+    assert_eq!(sent(&long, &Seen { bracketed: true, ..lines }), Some(Act::Intent));
+    assert_eq!(sent(&long, &lines.in_lines(false)), Some(Act::Intent));
+}
+
+#[test]
+fn f38_an_agent_that_does_not_read_is_given_up_in_time_and_enter_never_follows() {
+    let mut d = delivery();
+    assert_eq!(d.step(&idle(), ms(300)), Some(Act::Intent));
+    d.fact(Fact::IntentSynced(true), ms(300));
+    assert!(matches!(d.step(&idle(), ms(300)), Some(Act::Body(_))));
+    assert_eq!(d.deadline(&idle()), Some(ms(300) + PATIENCE));
+    assert_eq!(d.step(&idle(), ms(299) + PATIENCE), None);
+    assert_eq!(outcome(d.step(&idle(), ms(300) + PATIENCE)).verdict, Some(Verdict::Unverified));
+    d.fact(Fact::Written(true), ms(400) + PATIENCE);
+    assert_eq!(d.step(&idle(), ms(900) + PATIENCE), None);
+    assert_eq!(d.enters(), 0);
 }
 
 #[test]

@@ -163,6 +163,8 @@ pub(crate) fn after_send(outcome: &SendOutcome, session: &str, rules: Rules) -> 
         (None, Some("journal")) => {
             Next::requeue("journal", format!("the journal of {session} to be writable"), Duration::from_secs(30))
         }
+        // No later try of the same text would fare better.
+        (None, Some("line_too_long")) => Next::fail("line_too_long", &outcome.why),
         (None, Some("exited")) => Next::retry("agent_exited", &outcome.why),
         (None, _) => Next::Again { waiting_for: format!("{session} to be idle") },
     }

@@ -143,6 +143,7 @@ enum Then {
 struct Write {
     done: Receiver<io::Result<()>>,
     then: Then,
+    since: Duration,
 }
 
 struct Observer {
@@ -444,12 +445,14 @@ impl Observer {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let writing = (!self.writes.is_empty()).then(|| self.now + WRITE_POLL);
-        [self.extractor.deadline(), self.flight_deadline(), self.answer_deadline(), self.journal.deadline(), writing]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| self.started.started + at)
+        let due = [
+            self.extractor.deadline(),
+            self.flight_deadline(),
+            self.answer_deadline(),
+            self.journal.deadline(),
+            self.write_deadline(),
+        ];
+        due.into_iter().flatten().min().map(|at| self.started.started + at)
     }
 
     /// Journals what the extractor found, and tells the delivery about it.

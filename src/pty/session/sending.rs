@@ -40,12 +40,17 @@ impl Observer {
                 return answer.refuse("stale_fence", "a later claim of this task has been sent here already");
             }
         }
-        if self.flight.is_some() {
-            return answer.ok(&SendOutcome {
-                verdict: None,
-                refused: Some("not_idle".into()),
-                why: "another prompt is being sent".into(),
-            });
+        let busy = if self.flight.is_some() {
+            Some("another prompt is being sent")
+        } else if self.is_typing() {
+            // Behind what is left of the earlier one it would be a part of it.
+            Some("the agent has not read an earlier prompt to its end")
+        } else {
+            None
+        };
+        if let Some(why) = busy {
+            let refused = Some("not_idle".into());
+            return answer.ok(&SendOutcome { verdict: None, refused, why: why.into() });
         }
         let (text, _) = crate::assign::deliver::clean(&request.text);
         let hash = Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
@@ -89,7 +94,8 @@ impl Observer {
         loop {
             let Some(flight) = &mut self.flight else { return };
             let view = self.extractor.view();
-            let Some(act) = flight.delivery.step(&Seen::from(&view), self.now) else { return };
+            let in_lines = flight.delivery.has_long_line() && self.io.is_canonical();
+            let Some(act) = flight.delivery.step(&Seen::from(&view).in_lines(in_lines), self.now) else { return };
             match act {
                 Act::Intent => self.intend(),
                 Act::Body(bytes) => self.write(bytes, Then::Deliver),
@@ -132,6 +138,10 @@ impl Observer {
     /// The delivery is over: journal, remember, answer.
     fn landed(&mut self, outcome: SendOutcome) {
         let Some(flight) = self.flight.take() else { return };
+        if self.is_typing() {
+            // Above all an Enter that the agent would find long after everybody has given the prompt up.
+            self.io.withdraw();
+        }
         match outcome.verdict {
             Some(verdict @ (Verdict::Accepted | Verdict::QueuedInAgent)) if self.accepted.is_none() => {
                 self.accepted = Some(flight.hash.clone());
@@ -152,6 +162,17 @@ impl Observer {
         for answer in flight.waiting {
             answer.ok(&outcome);
         }
+    }
+
+    /// Whether bytes of a prompt wait for the agent to read.
+    fn is_typing(&self) -> bool {
+        self.writes.iter().any(|write| matches!(write.then, Then::Deliver))
+    }
+
+    /// When an unfinished write is looked at again: soon after it was asked for, then less and less often.
+    pub(super) fn write_deadline(&self) -> Option<Duration> {
+        let pause = |write: &Write| WRITE_POLL.max(self.now.saturating_sub(write.since) / 8);
+        self.writes.iter().map(pause).min().map(|pause| self.now + pause)
     }
 
     /// Takes what the extractor found as evidence; false if it was journaled already.
@@ -194,7 +215,7 @@ impl Observer {
     pub(super) fn write(&mut self, bytes: Vec<u8>, then: Then) {
         let done = self.io.write(bytes);
         match done.recv_timeout(WRITE_WAIT) {
-            Err(RecvTimeoutError::Timeout) => self.writes.push(Write { done, then }),
+            Err(RecvTimeoutError::Timeout) => self.writes.push(Write { done, then, since: self.now }),
             answer => self.written(matches!(answer, Ok(Ok(()))), then),
         }
     }
