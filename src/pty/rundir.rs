@@ -157,10 +157,13 @@ pub fn lock(dir: &RunDir) -> Result<RunLock, RunDirError> {
     }
 }
 
-/// Whether a wrapper holds the lock of the run. A folder without a lock is of no live run.
+/// Whether a wrapper holds the lock of the run. A folder without a lock is of no live run; where nothing can be told
+/// (F63: out of descriptors), it lives: a run that is wrongly judged dead is replaced while it goes on working.
 pub fn is_alive(dir: &RunDir) -> bool {
-    let Ok(file) = File::open(dir.lock()) else { return false };
-    matches!(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
+    match File::open(dir.lock()) {
+        Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(e) => !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    }
 }
 
 /// Whether no wrapper has begun with the run: the first thing that one does is to take the environment, long before it
@@ -237,6 +240,17 @@ pub(crate) mod tests {
         assert!(matches!(lock(&dir), Err(RunDirError::Busy { .. })));
         drop(held);
         assert!(!is_alive(&dir));
+    }
+
+    #[test]
+    fn f63_a_run_whose_lock_cannot_be_looked_at_is_not_judged_dead() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = create(&StateDir::new(root.path().join("s")), &spec(), &[]).unwrap();
+        std::fs::remove_file(dir.lock()).unwrap();
+        assert!(!is_alive(&dir), "no lock");
+        // Neither "not there" nor a lock: as out of descriptors, the system gives no answer.
+        std::os::unix::fs::symlink(dir.lock(), dir.lock()).unwrap();
+        assert!(is_alive(&dir));
     }
 
     #[test]
