@@ -136,19 +136,27 @@ pub fn parse_version(text: &str) -> Option<Version> {
     })
 }
 
-/// Returns the version that the place of `program` (links resolved) tells: a part of its path, or the `package.json` of
-/// the package it lies in.
+/// Returns the version that the place of `program` (links resolved) tells: the `package.json` of the package it lies in,
+/// or a part of its path.
+///
+/// Nothing above the nearest `node_modules` counts: there the path names the version of what installed the package
+/// (`~/.nvm/versions/node/v20.11.1/lib/node_modules/..`).
 pub fn version_of_path(program: &Path, read: &dyn Fn(&Path) -> io::Result<String>) -> Option<Version> {
-    let in_path = program.iter().rev().filter_map(|part| part.to_str()).find_map(|part| {
-        part.starts_with(|c: char| c.is_ascii_digit() || c == 'v').then(|| parse_version(part)).flatten()
-    });
-    in_path.or_else(|| {
+    let folders = || program.ancestors().skip(1).take_while(|dir| !dir.ends_with("node_modules"));
+    let is_package = program.iter().any(|part| part == "node_modules");
+    let in_path = || {
+        let parts = std::iter::once(program).chain(folders()).filter_map(|path| path.file_name()?.to_str());
+        parts.filter(|part| part.starts_with(|c: char| c.is_ascii_digit() || c == 'v')).find_map(parse_version)
+    };
+    let in_package = || {
         // A package's own file is at most a few folders below its root (`vendor/<target>/bin/<program>`).
-        program.ancestors().skip(1).take(6).find_map(|dir| {
+        folders().take(6).find_map(|dir| {
             let package: serde_json::Value = serde_json::from_str(&read(&dir.join("package.json")).ok()?).ok()?;
             parse_version(package.get("version")?.as_str()?)
         })
-    })
+    };
+    // Outside of packages a `package.json` further up is of some project, or of a whole home.
+    if is_package { in_package().or_else(in_path) } else { in_path().or_else(in_package) }
 }
 
 #[cfg(test)]
@@ -174,5 +182,20 @@ mod tests {
         let npm = Path::new("/n/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex");
         assert_eq!(version_of_path(npm, &package), Some((0, 169, 0)));
         assert_eq!(version_of_path(npm, &none), None);
+    }
+
+    #[test]
+    fn the_version_of_what_installed_a_package_is_not_the_packages() {
+        let files = |p: &Path| match p.to_str() {
+            Some("/h/.nvm/versions/node/v20.11.1/lib/node_modules/@x/agent/package.json") => {
+                Ok(r#"{"version":"1.0.50"}"#.to_owned())
+            }
+            Some("/h/package.json") => Ok(r#"{"version":"9.9.9"}"#.to_owned()),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        };
+        let modules = Path::new("/h/.nvm/versions/node/v20.11.1/lib/node_modules");
+        assert_eq!(version_of_path(&modules.join("@x/agent/cli.js"), &files), Some((1, 0, 50)));
+        assert_eq!(version_of_path(&modules.join("other/cli.js"), &files), None, "then it is asked");
+        assert_eq!(version_of_path(Path::new("/h/.local/agent/versions/2.1.3"), &files), Some((2, 1, 3)));
     }
 }
