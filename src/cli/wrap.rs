@@ -1,7 +1,6 @@
 //! `orchwrap <agent>` and `orchwrap run -- CMD`: wrap a command in place.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,7 +16,7 @@ use crate::config::Dirs;
 use crate::extract::pattern::{Pack, Packs};
 use crate::ids::{Name, RunId};
 use crate::pty::StartError;
-use crate::pty::start::{InPlace, in_place, is_inside_a_wrap, open_events};
+use crate::pty::start::{InPlace, in_place, is_inside_a_wrap, open_events, open_export};
 use crate::run::{RunSpec, SPEC_VERSION, Seat};
 
 /// Options of a wrap in place; they stand before the agent's name.
@@ -154,7 +153,7 @@ fn wrap(options: &WrapArgs, pack: &Arc<Pack>, argv: Vec<OsString>) -> anyhow::Re
     };
     // Opened before anything starts, so that a mistake is told while it can still be mended.
     let export = match &options.record {
-        Some(path) => Some((path.clone(), File::create(path).with_context(|| format!("create {}", path.display()))?)),
+        Some(path) => Some((path.clone(), open_export(path).with_context(|| format!("open {}", path.display()))?)),
         None => None,
     };
     let events = match &options.events {

@@ -1,7 +1,8 @@
 //! The recording of a run: `output.raw`, the agent's bytes, and `output.idx`, when they came. Off the I/O thread.
 //!
 //! An offset in `output.raw` is the offset in the run's output, for ever: what the cap takes away from the front becomes
-//! a hole. The index is text, a line a record: `OFFSET SECONDS` for output, `OFFSET SECONDS COLSxROWS` for a size.
+//! a hole. The index is text, a line a record: `OFFSET SECONDS` for output, `OFFSET SECONDS COLSxROWS` for a size,
+//! `missing FROM TO` for output that is not there.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -35,7 +36,7 @@ pub struct Recorder {
     buffer: Vec<u8>,
     index_buffer: String,
     index_bytes: u64,
-    /// Offset of the first byte that is kept.
+    /// Offset of the first byte that is kept. What is missing after it takes no room, and is counted all the same.
     start: u64,
     /// Offset of the first byte of `buffer`.
     written: u64,
@@ -81,6 +82,7 @@ impl Recorder {
         if off != self.end() {
             // The Observer itself was too far behind, and has said so: a hole of the same size keeps offsets right.
             missing.extend(self.write_out(true));
+            self.note_missing(self.end(), off);
             self.written = off;
         }
         if self.index_bytes < INDEX_MAX_BYTES && self.last_line.is_none_or(|at| now >= at + INDEX_EVERY) {
@@ -90,7 +92,6 @@ impl Recorder {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER_BYTES {
             missing.extend(self.write_out(false));
-            missing.extend(self.drop_oldest());
         }
         missing
     }
@@ -102,12 +103,12 @@ impl Recorder {
     }
 
     /// Writes what is waiting, all but the possible beginning of a secret: before the Observer goes to sleep.
-    pub fn flush(&mut self) -> Option<Missing> {
+    pub fn flush(&mut self) -> Vec<Missing> {
         self.write_out(false)
     }
 
     /// Writes everything: the run is over.
-    pub fn finish(mut self) -> Option<Missing> {
+    pub fn finish(mut self) -> Vec<Missing> {
         self.write_out(true)
     }
 
@@ -120,12 +121,28 @@ impl Recorder {
         write!(self.index_buffer, "{text}").expect("a String takes everything");
     }
 
-    fn write_out(&mut self, all: bool) -> Option<Missing> {
-        use std::os::unix::fs::FileExt;
+    fn note_missing(&mut self, from: u64, to: u64) {
+        self.line(format_args!("missing {from} {to}\n"));
+    }
+
+    fn write_index(&mut self) {
         self.index_bytes += self.index_buffer.len() as u64;
         // An index line that the disk refuses costs only its time.
         self.index.write_all(self.index_buffer.as_bytes()).ok();
         self.index_buffer.clear();
+    }
+
+    fn write_out(&mut self, all: bool) -> Vec<Missing> {
+        let missing: Vec<_> = self.write_bytes(all).into_iter().chain(self.drop_oldest()).collect();
+        for Missing { from, to, .. } in &missing {
+            self.note_missing(*from, *to);
+        }
+        self.write_index();
+        missing
+    }
+
+    fn write_bytes(&mut self, all: bool) -> Option<Missing> {
+        use std::os::unix::fs::FileExt;
         self.mask.cover(&mut self.buffer);
         let held = if all { 0 } else { self.mask.held(&self.buffer) };
         let ready = self.buffer.len() - held;
@@ -149,21 +166,64 @@ impl Recorder {
     }
 
     fn drop_oldest(&mut self) -> Option<Missing> {
-        if self.written - self.start <= RUN_MAX_BYTES {
-            return None;
-        }
+        let over = (self.written - self.start).checked_sub(RUN_MAX_BYTES).filter(|over| *over > 0)?;
         let from = self.start;
+        // More than one piece where the Observer itself missed a lot.
+        let drop = over.next_multiple_of(DROP_BYTES);
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if let Err(e) = rustix::fs::fallocate(&self.raw, hole, from, DROP_BYTES) {
+        if let Err(e) = rustix::fs::fallocate(&self.raw, hole, from, drop) {
             // A file system without holes: the cap still holds, at the price of everything so far.
             tracing::warn!(error = %e, "recording dropped as a whole");
             self.raw.set_len(0).ok();
             self.start = self.written;
         } else {
-            self.start += DROP_BYTES;
+            self.start += drop;
         }
         Some(Missing { from, to: self.start, why: "record_cap" })
     }
+}
+
+/// The stretches of a recording that hold what the program wrote, in order, and what lies between them.
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    stretches: Vec<(u64, u64)>,
+    missing: u64,
+}
+
+/// Looks up in the index what of the first `len` bytes is missing.
+fn kept(dir: &RunDir, len: u64) -> io::Result<Kept> {
+    let mut gaps = Vec::new();
+    for line in BufReader::new(File::open(dir.output_idx())?).lines() {
+        let line = line?;
+        let Some((from, to)) = line.strip_prefix("missing ").and_then(|range| range.split_once(' ')) else { continue };
+        // The tail of an index may be torn.
+        let (Ok(from), Ok(to)) = (from.parse::<u64>(), to.parse::<u64>()) else { continue };
+        gaps.push((from, to.min(len)));
+    }
+    gaps.sort_unstable();
+    let (mut stretches, mut at, mut missing) = (Vec::new(), 0, 0);
+    for (from, to) in gaps.into_iter().filter(|(from, to)| from < to) {
+        if from > at {
+            stretches.push((at, from));
+        }
+        missing += to.saturating_sub(from.max(at));
+        at = at.max(to);
+    }
+    if at < len {
+        stretches.push((at, len));
+    }
+    Ok(Kept { stretches, missing })
+}
+
+/// Writes what the program wrote and the recording holds. Returns how many bytes are missing in between.
+pub fn write_raw(dir: &RunDir, out: &mut impl Write) -> io::Result<u64> {
+    let mut raw = File::open(dir.output_raw())?;
+    let Kept { stretches, missing } = kept(dir, raw.metadata()?.len())?;
+    for (from, to) in stretches {
+        raw.seek(SeekFrom::Start(from))?;
+        io::copy(&mut (&mut raw).take(to - from), out)?;
+    }
+    Ok(missing)
 }
 
 fn reopen_plain(path: &Path) -> io::Result<File> {
@@ -171,22 +231,31 @@ fn reopen_plain(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
-/// Writes the recording of a run as asciicast v2, for any player.
-pub fn write_cast(dir: &RunDir, out: &mut impl Write) -> io::Result<()> {
+/// Writes the recording of a run as asciicast v2, for any player. Returns how many bytes are missing in between.
+pub fn write_cast(dir: &RunDir, out: &mut impl Write) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt;
     let index = BufReader::new(File::open(dir.output_idx())?);
-    let mut raw = File::open(dir.output_raw())?;
+    let raw = File::open(dir.output_raw())?;
     let len = raw.metadata()?.len();
-    // What the cap dropped is a hole: the recording begins where data does.
-    let start = rustix::fs::seek(&raw, rustix::fs::SeekFrom::Data(0)).unwrap_or(len);
-    raw.seek(SeekFrom::Start(start))?;
-    let mut at = start;
+    let Kept { stretches, missing } = kept(dir, len)?;
+    let mut stretches = stretches.into_iter().peekable();
+    let mut at = 0;
     let mut header = false;
     let mut time = 0.0;
     let mut carry = Vec::new();
     let mut upto = |to: u64, time: f64, out: &mut dyn Write| -> io::Result<()> {
-        while at < to {
-            let mut chunk = vec![0; usize::try_from((to - at).min(BUFFER_BYTES as u64)).expect("64 KiB fit")];
-            raw.read_exact(&mut chunk)?;
+        while let Some(&(from, end)) = stretches.peek() {
+            at = at.max(from);
+            let end = end.min(to);
+            if at >= end {
+                if at >= to {
+                    break;
+                }
+                stretches.next();
+                continue;
+            }
+            let mut chunk = vec![0; usize::try_from((end - at).min(BUFFER_BYTES as u64)).expect("64 KiB fit")];
+            raw.read_exact_at(&mut chunk, at)?;
             at += chunk.len() as u64;
             let text = whole_characters(&mut carry, chunk);
             if !text.is_empty() {
@@ -215,7 +284,8 @@ pub fn write_cast(dir: &RunDir, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "{}", serde_json::json!([seconds, "r", format!("{cols}x{rows}")]))?;
         }
     }
-    upto(len, time, out)
+    upto(len, time, out)?;
+    Ok(missing)
 }
 
 /// The text of `carry` and `chunk` up to the last whole character; the rest of one stays in `carry`.
@@ -337,11 +407,48 @@ mod tests {
         r.flush();
         let disk = std::mem::replace(&mut r.raw, File::options().write(true).open("/dev/full").unwrap());
         r.output(b"two", 3, ms(1));
-        assert_eq!(r.flush(), None);
+        assert_eq!(r.flush(), []);
         r.raw = disk;
         r.output(b"three", 6, ms(2));
-        assert_eq!(r.flush(), Some(Missing { from: 3, to: 6, why: "record" }));
+        assert_eq!(r.flush(), [Missing { from: 3, to: 6, why: "record" }]);
         assert_eq!(std::fs::read(dir.output_raw()).unwrap(), b"one\0\0\0three");
+    }
+
+    #[test]
+    fn f24_the_cap_holds_for_output_that_comes_in_small_pieces() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(root.path());
+        let mut r = Recorder::create(&dir, (80, 24), Mask::default()).unwrap();
+        let piece = vec![b'x'; 32 * 1024];
+        let mut missing = Vec::new();
+        let mut off = 0;
+        while off < RUN_MAX_BYTES + 2 * DROP_BYTES {
+            missing.extend(r.output(&piece, off, ms(off)));
+            missing.extend(r.flush());
+            off += piece.len() as u64;
+        }
+        assert!(dir.output_raw().metadata().unwrap().blocks() * 512 <= RUN_MAX_BYTES + DROP_BYTES);
+        assert_eq!(missing.iter().map(|m| m.to - m.from).sum::<u64>(), 2 * DROP_BYTES, "{missing:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_not_in_the_copy_of_a_recording() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(root.path());
+        let mut r = Recorder::create(&dir, (80, 24), Mask::default()).unwrap();
+        r.output(b"one", 0, ms(1000));
+        r.output(b"two", 100_000, ms(2000));
+        r.output(b"three", RUN_MAX_BYTES + 2 * DROP_BYTES, ms(3000));
+        r.output(b"\0four", RUN_MAX_BYTES + 2 * DROP_BYTES + 6, ms(4000));
+        r.finish();
+        let mut raw = Vec::new();
+        let missing = write_raw(&dir, &mut raw).unwrap();
+        assert_eq!(raw, b"three\0four");
+        assert_eq!(missing, RUN_MAX_BYTES + 2 * DROP_BYTES + 1);
+        let mut cast = Vec::new();
+        assert_eq!(write_cast(&dir, &mut cast).unwrap(), missing);
+        let lines: Vec<_> = std::str::from_utf8(&cast).unwrap().lines().skip(1).map(str::to_owned).collect();
+        assert_eq!(lines, [r#"[3.0,"o","three"]"#, r#"[4.0,"o","\u0000four"]"#]);
     }
 
     #[test]

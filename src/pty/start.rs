@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,9 +74,11 @@ pub struct InPlace {
     pub export: Option<(PathBuf, File)>,
 }
 
-/// Whether we run inside a wrap already: then a wrap passes through.
+/// Whether we run inside a wrap already: then a wrap passes through. A tmux server or an editor that was started in a wrap
+/// keeps its environment when the run is over: then nobody sees our output, and we do wrap.
 pub fn is_inside_a_wrap() -> bool {
-    std::env::var_os(RUN_VAR).is_some_and(|v| !v.is_empty())
+    let given = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+    given(RUN_VAR).is_some() && given(RUN_DIR_VAR).is_none_or(|dir| rundir::is_alive(&RunDir::at(PathBuf::from(dir))))
 }
 
 /// Wraps a command where a person typed it. Whatever is wrong with our own state, the command runs; what that costs is
@@ -100,10 +103,16 @@ pub fn in_place(state: Option<&StateDir>, wrap: InPlace) -> Result<Ended, StartE
         }
     };
     let ended = go(Parts { spec, argv, env, pack, dir: dir.clone(), sinks: events, stdin: None })?;
-    if let (Some(dir), Some((path, file))) = (&dir, export)
-        && let Err(e) = copy_recording(dir, &path, file)
-    {
-        eprintln!("orchwrap: the recording was not written to {}: {e}", path.display());
+    if let (Some(dir), Some((path, file))) = (&dir, export) {
+        match copy_recording(dir, &path, file) {
+            Ok(0) => {}
+            Ok(missing) => eprintln!(
+                "orchwrap: {} holds the latest output only, {missing} bytes of it are missing: see the gap events of run {}",
+                path.display(),
+                dir.path().file_name().unwrap_or_default().display()
+            ),
+            Err(e) => eprintln!("orchwrap: the recording was not written to {}: {e}", path.display()),
+        }
     }
     Ok(ended)
 }
@@ -248,13 +257,18 @@ fn size(spec: &RunSpec) -> (u16, u16) {
     asked.filter(|(cols, rows)| *cols > 0 && *rows > 0).unwrap_or(fallback)
 }
 
-fn copy_recording(dir: &RunDir, path: &Path, mut file: File) -> io::Result<()> {
+/// Copies the recording over what `file` held before; returns how many bytes of output it lacks.
+fn copy_recording(dir: &RunDir, path: &Path, mut file: File) -> io::Result<u64> {
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
     if path.extension().is_some_and(|x| x == "cast") {
         let mut out = io::BufWriter::new(file);
-        record::write_cast(dir, &mut out)?;
-        out.flush()
+        let missing = record::write_cast(dir, &mut out)?;
+        out.flush()?;
+        Ok(missing)
     } else {
-        io::copy(&mut File::open(dir.output_raw())?, &mut file).map(drop)
+        record::write_raw(dir, &mut file)
     }
 }
 
@@ -277,5 +291,11 @@ pub fn open_events(target: &str) -> Result<File, String> {
         let fd = number.parse().ok().filter(|n| *n > 2).ok_or("fd:N wants the number of an open descriptor above 2")?;
         return crate::linux::inherited(fd).map(File::from).map_err(|e| format!("use descriptor {fd}: {e}"));
     }
-    File::options().create(true).append(true).open(target).map_err(|e| format!("open {target}: {e}"))
+    File::options().create(true).append(true).mode(0o600).open(target).map_err(|e| format!("open {target}: {e}"))
+}
+
+/// Opens where the recording is copied to at the end of the run. What it held stays until then: the command may not even
+/// start.
+pub fn open_export(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }

@@ -211,8 +211,8 @@ impl Observer {
         if ctx.one_prompt {
             extractor.one_prompt();
         }
-        let observer = Self {
         extractor.ask_front();
+        let observer = Self {
             attempt: ctx.spec.attempt,
             ctx,
             io,
@@ -411,9 +411,7 @@ impl Observer {
     }
 
     fn end(mut self) -> Option<Recorder> {
-        if let Some(missing) = self.recorder.as_mut().and_then(Recorder::flush) {
-            self.missing(missing);
-        }
+        self.flush_recorder();
         self.journal.close(self.now);
         if let Some(Answering { client, .. }) = self.answering.take() {
             client.refuse("exited", "the agent has ended");
@@ -427,19 +425,17 @@ impl Observer {
     /// Does all that is due, until nothing is.
     fn settle(&mut self) {
         if self.extractor.deadline().is_some_and(|at| at <= self.now) {
+            self.extractor.tick(self.now);
             if self.extractor.wants_front(self.now) {
                 let itself = self.started.child.and_then(|child| linux::stat(child.pid).ok());
                 self.extractor.in_front(itself.is_none_or(|stat| stat.is_in_front()), self.now);
             }
-            self.extractor.tick(self.now);
         }
         self.poll_writes();
         self.drain();
         self.step_flight();
         self.step_answer();
-        if let Some(missing) = self.recorder.as_mut().and_then(Recorder::flush) {
-            self.missing(missing);
-        }
+        self.flush_recorder();
         self.journal.flush(self.now);
         self.journal.tick(self.now);
     }
@@ -525,6 +521,11 @@ impl Observer {
                 other => self.incoming(other),
             }
         }
+    }
+
+    fn flush_recorder(&mut self) {
+        let missing = self.recorder.as_mut().map(Recorder::flush).unwrap_or_default();
+        missing.into_iter().for_each(|m| self.missing(m));
     }
 
     fn missing(&mut self, m: Missing) {
