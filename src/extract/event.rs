@@ -344,7 +344,8 @@ pub enum Body {
     /// Something a reader of the journal should know: `code` is machine-readable, `text` for people.
     #[serde(rename = "note")]
     Note { code: String, text: String },
-    /// What was not seen: bytes `from..to` of the output, or events that could not be written.
+    /// What was not seen: bytes `from..to` of the output; with `why` `journal`, how many events could not be written (`to`,
+    /// from 0: they have no numbers).
     #[serde(rename = "gap")]
     Gap { from: u64, to: u64, why: String },
 

@@ -22,7 +22,7 @@ use crate::ids::{AttemptKey, Name, RunId};
 use crate::pty::mask::Mask;
 use crate::run::RunSpec;
 
-/// Lines kept in memory while the disk refuses them; what comes on top is counted and becomes one `gap`.
+/// Lines kept in memory: more are written at once, and while the disk refuses them counted, for one `gap`.
 const PENDING_MAX_BYTES: usize = 1024 * 1024;
 /// How long a written line may wait for its sync, and how often a refusing disk is tried again.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
@@ -134,6 +134,9 @@ impl Journal {
     /// Numbers an event and queues its line for the next [`Journal::flush`]. Never fails, never waits.
     pub fn append(&mut self, draft: Draft, attempt: Option<AttemptKey>, now: Duration) {
         if self.pending_bytes >= PENDING_MAX_BYTES {
+            self.flush(now);
+        }
+        if self.pending_bytes >= PENDING_MAX_BYTES {
             self.lost += 1;
             return;
         }
@@ -232,10 +235,11 @@ impl Journal {
         self.retry = None;
         self.dirty.get_or_insert(now);
         if self.lost > 0 {
-            let (from, lost) = (self.seq + 1, std::mem::take(&mut self.lost));
+            // They never had a number: those of a journal have no gaps.
+            let lost = std::mem::take(&mut self.lost);
             self.append(
                 Draft {
-                    body: Body::Gap { from, to: from + lost, why: "journal".into() },
+                    body: Body::Gap { from: 0, to: lost, why: "journal".into() },
                     source: Source::Timer,
                     rule: "journal.gap".into(),
                     span: None,
@@ -339,7 +343,9 @@ pub fn follow(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+        // The end of the run hangs up as well: there may be a last line, and whoever is gone is found by writing it.
+        let hung_up = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        if hung_up && !tail.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         rustix::io::read(waker.as_fd(), &mut [0u8; 8]).ok();
@@ -530,7 +536,8 @@ mod tests {
         for _ in 0..20 {
             j.append(note(&"y".repeat(100_000)), None, T0);
         }
-        assert!(j.lost > 0);
+        let lost = j.lost;
+        assert!(lost > 0);
         j.file = disk;
         j.tick(T0 + SYNC_AFTER);
         assert!(j.is_healthy());
@@ -539,9 +546,22 @@ mod tests {
         let mut reader = JournalReader::open(&path, 1).unwrap();
         let events: Vec<Event> = std::iter::from_fn(|| reader.next_event().unwrap()).collect();
         assert!(events.iter().enumerate().all(|(i, e)| e.seq == Some(i as u64 + 1)));
-        assert!(events.iter().any(|e| matches!(&e.body, Body::Gap { why, .. } if why == "journal")));
+        assert!(events.iter().any(|e| e.body == Body::Gap { from: 0, to: lost, why: "journal".into() }));
         let texts = |t: &str| events.iter().filter(|e| matches!(&e.body, Body::Note { text, .. } if text == t)).count();
         assert_eq!((texts("before"), texts("during"), texts("intent"), texts("after")), (1, 1, 0, 1));
+    }
+
+    #[test]
+    fn f41_a_healthy_disk_loses_nothing_however_much_comes_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("j");
+        let mut j = journal(&path);
+        for _ in 0..20 {
+            j.append(note(&"y".repeat(PENDING_MAX_BYTES / 3)), None, T0);
+        }
+        j.flush(T0);
+        assert_eq!((j.lost, j.seq), (0, 20));
+        assert_eq!(seqs(&path, 1), (1..=20).collect::<Vec<_>>());
     }
 
     #[test]
@@ -556,6 +576,43 @@ mod tests {
         assert_eq!(j.deadline(), None);
         j.commit(note("b"), None, T0).unwrap();
         assert_eq!(j.deadline(), None);
+    }
+
+    #[test]
+    fn a_follower_that_is_hung_up_on_at_the_end_of_the_run_gets_the_last_line() {
+        let root = tempfile::tempdir().unwrap();
+        let mut j = journal(&root.path().join("j"));
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (tail, reader) = (j.tail(), j.reader(1).unwrap());
+        let (asleep, sleeps) = std::sync::mpsc::channel();
+        struct Out(Vec<u8>, std::sync::mpsc::Sender<()>);
+        impl Write for Out {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                self.1.send(()).ok();
+                Ok(())
+            }
+        }
+        j.append(note("first"), None, T0);
+        j.flush(T0);
+        let follower = std::thread::spawn(move || {
+            let mut out = Out(Vec::new(), asleep);
+            follow(&tail, reader, &mut out, Some(ours.as_fd())).unwrap();
+            String::from_utf8(out.0).unwrap()
+        });
+        // Past the file and its look at `closed`: what comes now is found after the sleep. Both come together.
+        sleeps.recv().unwrap();
+        let mut wakers = j.tail.wakers.lock().unwrap();
+        let kept = std::mem::take(&mut *wakers);
+        drop(wakers);
+        j.append(note("last"), None, T0);
+        j.close(T0);
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let text = follower.join().unwrap();
+        drop(kept);
+        assert_eq!(text.lines().count(), 2, "{text}");
     }
 
     #[test]
