@@ -13,7 +13,8 @@ use crate::extract::event::Body;
 const MIN_BYTES: usize = 8;
 /// Words in the name of a variable whose value is a secret.
 const NAMES: [&str; 6] = ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL"];
-/// Fields whose values are from fixed lists: covering one would make the event unreadable, not safer.
+/// Fields of an event itself whose values are from fixed lists: covering one would make the event unreadable, not safer.
+/// Below, in what a tool is given, fields of these names are anybody's.
 const FIXED_FIELDS: [&str; 7] = ["state", "was", "verdict", "reason", "kind", "hash", "code"];
 
 /// Covers known secret values.
@@ -97,20 +98,22 @@ impl Mask {
         }
         let mut json = serde_json::to_value(&body).unwrap_or_default();
         if let Some(data) = json.get_mut("data") {
-            self.cover_json(data);
+            self.cover_data(data);
         }
         // Only free texts are covered, so it reads back; where it does not, the text is worth less than the secret.
         serde_json::from_value(json).unwrap_or(Body::Note { code: "masked".into(), text: body.kind() })
+    }
+
+    fn cover_data(&self, data: &mut Value) {
+        let Value::Object(map) = data else { return self.cover_json(data) };
+        map.iter_mut().filter(|(key, _)| !FIXED_FIELDS.contains(&key.as_str())).for_each(|(_, v)| self.cover_json(v));
     }
 
     fn cover_json(&self, data: &mut Value) {
         match data {
             Value::String(text) => *text = self.cover_text(std::mem::take(text)),
             Value::Array(items) => items.iter_mut().for_each(|v| self.cover_json(v)),
-            Value::Object(map) => map
-                .iter_mut()
-                .filter(|(key, _)| !FIXED_FIELDS.contains(&key.as_str()))
-                .for_each(|(_, v)| self.cover_json(v)),
+            Value::Object(map) => map.values_mut().for_each(|v| self.cover_json(v)),
             _ => {}
         }
     }
@@ -136,9 +139,18 @@ mod tests {
         let env: Vec<(OsString, OsString)> = env.iter().map(|(k, v)| (k.into(), v.into())).collect();
         let mask = Mask::of_env(&env);
         let mut data = serde_json::json!({"text": "key sk-12345678 in /home/somebody", "state": "sk-12345678"});
-        mask.cover_json(&mut data);
+        mask.cover_data(&mut data);
         assert_eq!(data["text"], "key *********** in /home/somebody");
         assert_eq!(data["state"], "sk-12345678");
+    }
+
+    #[test]
+    fn t19_what_a_tool_is_given_is_covered_whatever_its_fields_are_called() {
+        let mask = Mask::of(vec![b"sk-12345678".to_vec()]);
+        let input = serde_json::json!({"code": "key=sk-12345678", "deep": [{"reason": "sk-12345678"}]});
+        let body = Body::ToolStarted { id: Some("t".into()), name: "run".into(), input: Some(input) };
+        let Body::ToolStarted { input: Some(input), .. } = mask.cover_body(body) else { panic!("another event") };
+        assert_eq!(input, serde_json::json!({"code": "key=***********", "deep": [{"reason": "***********"}]}));
     }
 
     #[test]
