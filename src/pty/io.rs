@@ -32,7 +32,8 @@ use crate::term::modes::Sentry;
 
 /// After the agent's end its streams are read until nobody holds them any more, but no longer than this (F20),
 const DRAIN: Duration = Duration::from_secs(2);
-/// and no longer than this after the last byte: whoever still holds them says nothing.
+/// and where that is the terminal alone, no longer than this after the last byte: whoever still holds it says nothing. A
+/// pipe's holder may be a filter of the agent's own that has yet to write (`exec > >(..)`).
 const DRAIN_QUIET: Duration = Duration::from_millis(250);
 
 /// Patience between two signals with what the agent left behind, and with an agent whose terminal is gone.
@@ -113,9 +114,9 @@ pub(super) struct Io {
     keys: Keys,
     arena: Arena,
     sentry: Sentry,
-    /// Bytes of output so far.
     /// The status query was answered, and that was told.
     replied: bool,
+    /// Bytes of output so far.
     off: u64,
     /// In the background of the outer terminal: it is neither read nor changed.
     background: bool,
@@ -156,8 +157,8 @@ impl Io {
             keys: Keys::new(),
             arena: Arena::new(),
             sentry: Sentry::new(),
-            off: 0,
             replied: false,
+            off: 0,
             background: false,
             hung_up: false,
             size: None,
@@ -259,7 +260,7 @@ impl Io {
         let background = (self.background && !self.hung_up).then(|| Instant::now() + BACKGROUND_LOOK);
         let drain = match self.end {
             // A reader that does not read is waited for, however long: what was read must come out.
-            End::Draining { since, heard, .. } if self.is_clear() => Some((since + DRAIN).min(heard + DRAIN_QUIET)),
+            End::Draining { since, heard, .. } if self.is_clear() => Some(self.drained_at(since, heard)),
             _ => None,
         };
         [self.parts.feed.due(), self.keys.due(), background, drain, self.settles].into_iter().flatten().min()
@@ -306,11 +307,17 @@ impl Io {
             linux::forget_startup_code();
         }
         if let End::Draining { ended, left, since, heard } = self.end {
-            let silent = now >= since + DRAIN || now >= heard + DRAIN_QUIET;
+            let silent = now >= self.drained_at(since, heard);
             if self.parts.lanes.iter().all(Lane::is_done) || (silent && self.is_clear()) {
                 self.drained(ended, left);
             }
         }
+    }
+
+    /// When whoever still holds the streams is waited for no longer.
+    fn drained_at(&self, since: Instant, heard: Instant) -> Instant {
+        let pipes = self.parts.lanes.iter().any(|lane| lane.stream != Stream::Pty && lane.from.is_some());
+        if pipes { since + DRAIN } else { (since + DRAIN).min(heard + DRAIN_QUIET) }
     }
 
     fn drained(&mut self, ended: Ended, left: u32) {
@@ -388,7 +395,11 @@ impl Io {
     }
 
     fn flowed(&mut self, i: usize, flow: Flow) {
-        if flow == Flow::Gone {
+        if let Flow::Gone(why) = flow {
+            if why != Errno::PIPE && self.parts.lanes[i].stream != Stream::Pty {
+                // The agent only learns that nobody reads. What a full disk is to us, it would have been told itself.
+                eprintln!("orchwrap: write the output: {}", io::Error::from(why));
+            }
             match self.parts.lanes[i].stream {
                 Stream::Pty => self.hang_up(),
                 // The agent's next write fails as it would with the reader itself gone.
@@ -470,6 +481,7 @@ impl Io {
                     self.keys.push_ours(bytes, done);
                     self.write_keys();
                 }
+                Command::Withdraw => self.keys.withdraw(),
                 // Where a person looks at it, their terminal decides.
                 Command::Resize { cols, rows } if self.parts.outer.is_none() => {
                     self.resize(Winsize { ws_col: cols, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 });
@@ -481,7 +493,6 @@ impl Io {
                     }
                     self.order(Order::End { all: true, grace_ms: millis(grace) });
                 }
-                Command::Withdraw => self.keys.withdraw(),
             }
         }
     }
@@ -505,18 +516,19 @@ impl Io {
         }
     }
 
-    /// Makes the outer terminal raw, if it is ours to change now.
-    pub(super) fn take_terminal(&mut self) {
-        let Some(outer) = &mut self.parts.outer else { return };
+    /// Makes the outer terminal raw, if it is ours to change now; says whether it was not.
+    pub(super) fn take_terminal(&mut self) -> bool {
+        let Some(outer) = &mut self.parts.outer else { return false };
         self.background = !outer.is_foreground();
-        if self.background || !self.parts.interactive || self.hung_up {
-            return;
+        if self.background || !self.parts.interactive || self.hung_up || outer.is_raw() {
+            return false;
         }
         let (memo, shared) = (&mut self.parts.memo, &self.parts.shared);
         let _ = outer.enter_raw(|settings| {
             memo.set_settings(settings);
             let _ = memo.write(shared);
         });
+        outer.is_raw()
     }
 
     /// Puts the outer terminal back as it was: modes first, while what they cover is still raw.
@@ -557,8 +569,9 @@ impl Io {
 
     /// We are in front (again): raw, right size, modes as the agent has them.
     fn come_forward(&mut self) {
-        self.take_terminal();
-        if let Some(outer) = self.parts.outer.as_ref().filter(|outer| outer.is_raw()) {
+        // Only what was undone is done again: a keyboard mode is pushed, and twice pushed it would stay behind.
+        let taken = self.take_terminal();
+        if let Some(outer) = self.parts.outer.as_ref().filter(|_| taken) {
             self.scratch.clear();
             self.sentry.redo(&mut self.scratch);
             write_within(outer, &self.scratch, UNDO_WAIT);

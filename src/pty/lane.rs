@@ -75,8 +75,8 @@ pub(super) enum Flow {
     Clear,
     /// The reader is slow.
     Full,
-    /// There is no reader any more.
-    Gone,
+    /// There is no reader any more, or none that takes it.
+    Gone(Errno),
 }
 
 /// One stream of the agent.
@@ -130,7 +130,10 @@ impl Lane {
                 self.pending = chunk.clone();
                 Flow::Full
             }
-            Err(_) => self.gone(),
+            Err(e) => {
+                self.abandon();
+                Flow::Gone(e)
+            }
         }
     }
 
@@ -140,15 +143,10 @@ impl Lane {
         if chunk.is_empty() { Flow::Clear } else { self.write(&chunk) }
     }
 
-    fn gone(&mut self) -> Flow {
-        self.to = None;
-        self.pending = Bytes::new();
-        Flow::Gone
-    }
-
     /// Gives up on the reader.
     pub(super) fn abandon(&mut self) {
-        self.gone();
+        self.to = None;
+        self.pending = Bytes::new();
     }
 }
 
@@ -181,6 +179,6 @@ mod tests {
         }
         assert!(lane.is_clear() && got == sent);
         drop(reader);
-        assert_eq!(lane.write(&Bytes::from_static(b"x")), Flow::Gone);
+        assert_eq!(lane.write(&Bytes::from_static(b"x")), Flow::Gone(Errno::PIPE));
     }
 }
