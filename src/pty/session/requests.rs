@@ -28,7 +28,7 @@ impl Observer {
                 self.note("interrupt", "the interrupt key was pressed on request");
                 self.write(keys, Then::Answer(answer));
             }
-            Request::Resize { cols, rows } => match self.io.resize(cols, rows) {
+            Request::Resize { cols, rows } => match self.io.resize(sane(cols), sane(rows)) {
                 Ok(()) => answer.ok(&Done {}),
                 Err(e) => answer.refuse("exited", e.to_string()),
             },
@@ -79,6 +79,11 @@ impl Observer {
             }
         }
     }
+}
+
+/// What a terminal may have of columns or rows: each cell of it takes memory.
+fn sane(size: u16) -> u16 {
+    size.clamp(1, 1000)
 }
 
 /// Compares without telling by its duration where the difference is.
