@@ -260,6 +260,8 @@ pub enum Body {
         name: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<Value>,
+        #[serde(default, skip_serializing_if = "is_false")]
+        truncated: bool,
     },
     #[serde(rename = "tool.finished")]
     ToolFinished {
@@ -565,6 +567,52 @@ pub fn capped(mut text: String, max: usize) -> (String, bool) {
     }
     text.truncate(text.floor_char_boundary(max));
     (text, true)
+}
+
+/// Cuts the strings in `value` so that it has about `max` bytes in all; what comes after them goes. The flag says whether
+/// anything was cut.
+pub fn capped_json(mut value: Value, max: usize) -> (Value, bool) {
+    let mut left = max;
+    let cut = cap(&mut value, &mut left);
+    (value, cut)
+}
+
+/// What a part of a value costs besides its text.
+const PART_BYTES: usize = 8;
+
+fn cap(value: &mut Value, left: &mut usize) -> bool {
+    let cut = match value {
+        Value::String(text) => {
+            let (short, cut) = capped(std::mem::take(text), *left);
+            *text = short;
+            *left -= text.len();
+            cut
+        }
+        Value::Array(items) => {
+            let had = items.len();
+            let mut cut = false;
+            items.retain_mut(|item| {
+                let room = *left > 0;
+                cut |= room && cap(item, left);
+                room
+            });
+            cut || items.len() < had
+        }
+        Value::Object(map) => {
+            let had = map.len();
+            let mut cut = false;
+            map.retain(|key, item| {
+                *left = left.saturating_sub(key.len());
+                let room = *left > 0;
+                cut |= room && cap(item, left);
+                room
+            });
+            cut || map.len() < had
+        }
+        _ => false,
+    };
+    *left = left.saturating_sub(PART_BYTES);
+    cut
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::extract::adapters::limits;
 use crate::extract::event::{
     Ask, AskKind, Body, Draft, FailReason, LimitKind, MAX_TEXT_BYTES, SessionState, Source, Span, Verdict as Accepted,
-    capped,
+    capped, capped_json,
 };
 use crate::extract::markdown;
 use crate::extract::rules::{Level, Menu, Reading, Verdict};
@@ -1040,6 +1040,14 @@ impl Machine {
                 self.push(body, source, rule, span);
                 for (rule, body) in found {
                     self.push(body, source, &rule, None);
+                }
+            }
+            // Whole files are written by a tool call.
+            Body::ToolStarted { id, name, input: Some(input), .. } => {
+                let (input, truncated) = capped_json(input, MAX_TEXT_BYTES);
+                let body = Body::ToolStarted { id, name, input: Some(input), truncated };
+                if self.is_new(&body) {
+                    self.push(body, source, rule, span);
                 }
             }
             body => {

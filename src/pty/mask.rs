@@ -148,7 +148,7 @@ mod tests {
     fn t19_what_a_tool_is_given_is_covered_whatever_its_fields_are_called() {
         let mask = Mask::of(vec![b"sk-12345678".to_vec()]);
         let input = serde_json::json!({"code": "key=sk-12345678", "deep": [{"reason": "sk-12345678"}]});
-        let body = Body::ToolStarted { id: Some("t".into()), name: "run".into(), input: Some(input) };
+        let body = Body::ToolStarted { id: Some("t".into()), name: "run".into(), input: Some(input), truncated: false };
         let Body::ToolStarted { input: Some(input), .. } = mask.cover_body(body) else { panic!("another event") };
         assert_eq!(input, serde_json::json!({"code": "key=***********", "deep": [{"reason": "***********"}]}));
     }

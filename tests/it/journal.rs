@@ -192,7 +192,7 @@ fn samples() -> Vec<Body> {
         },
         Body::Message { text: "t".into(), exact: true, truncated: true },
         Body::CodeBlock { lang: Some("rust".into()), text: "t".into(), exact: false, truncated: false },
-        Body::ToolStarted { id: Some("i".into()), name: "n".into(), input: Some(json!({"a": [1]})) },
+        Body::ToolStarted { id: Some("i".into()), name: "n".into(), input: Some(json!({"a": [1]})), truncated: true },
         Body::ToolFinished {
             id: Some("i".into()),
             name: "n".into(),

@@ -101,7 +101,12 @@ pub(super) fn blocks(line: &Value, sheet: &mut Sheet) {
             Some("text") => sheet.say_text("claude.message", text(part, "/text").unwrap_or_default()),
             Some("tool_use") => {
                 let name = text(part, "/name").unwrap_or("tool").to_owned();
-                let body = Body::ToolStarted { id: owned(part, "/id"), name, input: part.get("input").cloned() };
+                let body = Body::ToolStarted {
+                    id: owned(part, "/id"),
+                    name,
+                    input: part.get("input").cloned(),
+                    truncated: false,
+                };
                 sheet.say("claude.tool_use", Claim::Content(Box::new(body)));
             }
             _ => {}

@@ -18,7 +18,8 @@ pub(super) fn decode(line: &Value) -> Result<Vec<Report>, String> {
         "turn.started" => sheet.say("codex.exec.turn", Claim::Working),
         "item.started" if text(line, "/item/type") == Some("command_execution") => {
             let input = line.pointer("/item/command").map(|c| serde_json::json!({ "command": c }));
-            let body = Body::ToolStarted { id: owned(line, "/item/id"), name: "command".to_owned(), input };
+            let body =
+                Body::ToolStarted { id: owned(line, "/item/id"), name: "command".to_owned(), input, truncated: false };
             sheet.say("codex.exec.command", Claim::Content(Box::new(body)));
         }
         "item.completed" => match text(line, "/item/type") {

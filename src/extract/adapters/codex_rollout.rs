@@ -39,7 +39,7 @@ pub(super) fn decode(line: &Value) -> Result<Vec<Report>, String> {
                 |arguments| Some(serde_json::from_str(arguments).unwrap_or_else(|_| Value::from(arguments))),
             );
             let name = text(line, "/payload/name").unwrap_or("tool").to_owned();
-            let body = Body::ToolStarted { id: owned(line, "/payload/call_id"), name, input };
+            let body = Body::ToolStarted { id: owned(line, "/payload/call_id"), name, input, truncated: false };
             sheet.say("codex.rollout.call", Claim::Content(Box::new(body)));
         }
         ("response_item", "function_call_output" | "custom_tool_call_output") => {

@@ -415,3 +415,18 @@ fn t01_a_prompt_that_a_command_printed_ends_no_turn_while_the_command_has_the_te
     assert_eq!(rig.state(), SessionState::Idle);
     assert_eq!(rig.story(), ["prompt.accepted", "turn.started", "turn.completed"]);
 }
+
+#[test]
+fn f27_what_a_tool_is_given_is_bounded_and_marked() {
+    let mut rig = ready(true);
+    let input = serde_json::json!({"path": "/x", "text": "y".repeat(2 << 20), "z": 1});
+    let call = Body::ToolStarted { id: Some("t".into()), name: "write".into(), input: Some(input), truncated: false };
+    rig.hook(taken("x")).hook(Claim::Content(Box::new(call)));
+    let told = rig.machine.drain().into_iter().find_map(|d| match d.body {
+        Body::ToolStarted { input: Some(input), truncated, .. } => Some((input, truncated)),
+        _ => None,
+    });
+    let (input, truncated) = told.expect("the call is told");
+    assert!(truncated && input["path"] == "/x", "{}", input["path"]);
+    assert!(input.to_string().len() < MAX_TEXT_BYTES + 100);
+}
