@@ -246,6 +246,10 @@ impl Machine {
         self.asking.as_ref().is_some_and(|a| a.menu)
     }
 
+    pub(crate) fn is_in_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
     pub(crate) fn turns(&self) -> u64 {
         self.turns
     }

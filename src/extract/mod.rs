@@ -50,6 +50,10 @@ const FRAME: Duration = Duration::from_millis(16);
 /// Most events that settled lines make in a second, and one tool's output; a flood is told by its first ones.
 const MAX_LINE_EVENTS: u32 = 256;
 
+/// Most status reports a second that count one by one; of more only the last one does, at the end of the second. Agents
+/// send a few.
+const MAX_EDGES: u32 = 32;
+
 /// How an [`Extractor`] is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -108,6 +112,7 @@ struct Core {
     options: Options,
     /// Whether the pack trusts status reports in the stream.
     status: bool,
+    edges: Edges,
     /// Whether the pack has anything to see on a screen.
     wants_screen: bool,
     terminal: Terminal,
@@ -130,6 +135,23 @@ struct Core {
     dirty: Option<Duration>,
     last_output: Duration,
     last_look: Option<Duration>,
+}
+
+/// Status reports in the second under way: output can be full of them.
+#[derive(Debug, Default)]
+struct Edges {
+    second: u64,
+    count: u32,
+    /// The last one of those that were too many.
+    held: Option<(Status, Span)>,
+    said: bool,
+}
+
+impl Edges {
+    /// When what is held counts.
+    fn due(&self) -> Option<Duration> {
+        self.held.as_ref().map(|_| Duration::from_secs(self.second + 1))
+    }
 }
 
 /// Where the output goes.
@@ -299,6 +321,7 @@ impl Extractor {
         let core = Core {
             options,
             status: pack.adapters.iter().any(|a| a == status::PROTOCOL),
+            edges: Edges::default(),
             terminal: Terminal::new(pack.mode, options.cols, options.rows),
             wants_screen: rules::wants_screen(&pack),
             sight: Sight {
@@ -408,8 +431,11 @@ impl Extractor {
 
     /// Takes a report of a side channel.
     pub fn report(&mut self, adapter: &str, payload: &Value, now: Duration) -> Result<(), AdapterError> {
-        let signals = self.reports.decode(adapter, payload)?;
         self.tick(now);
+        if !self.core.machine.is_in_turn() {
+            self.reports.rest();
+        }
+        let signals = self.reports.decode(adapter, payload)?;
         for signal in signals {
             self.core.told(signal, None, now);
         }
@@ -430,6 +456,9 @@ impl Extractor {
         if core.look_due().is_some_and(|due| due <= now) {
             core.look(now);
         }
+        if core.edges.due().is_some_and(|due| due <= now) {
+            core.held_edge(now);
+        }
         core.machine.tick(now, &core.sight);
         core.watch(now);
     }
@@ -438,7 +467,7 @@ impl Extractor {
     pub fn deadline(&self) -> Option<Duration> {
         let core = &self.core;
         let watched = core.canary.as_ref().and_then(Canary::deadline);
-        [core.look_due(), core.machine.deadline(), watched].into_iter().flatten().min()
+        [core.look_due(), core.edges.due(), core.machine.deadline(), watched].into_iter().flatten().min()
     }
 
     /// Takes the end of the agent, as exit code or signal; none where it is not known.
@@ -446,6 +475,7 @@ impl Extractor {
         self.tick(now);
         let core = &mut self.core;
         core.look(now);
+        core.held_edge(now);
         if core.read {
             core.machine.prompted(now, &core.sight);
         }
@@ -632,12 +662,48 @@ impl Core {
                     self.touched(now);
                 }
             }
-            7501 if self.status => match status::parse(data) {
-                Some(Status::Says(signal)) => self.told(signal, Some(span), now),
-                Some(Status::Clear) => self.machine.status_cleared(),
-                None => {}
-            },
+            7501 if self.status => {
+                if let Some(status) = status::parse(data) {
+                    self.edge(status, span, now);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Takes a status report, unless there are too many.
+    fn edge(&mut self, status: Status, span: Span, now: Duration) {
+        let edges = &mut self.edges;
+        if edges.second != now.as_secs() {
+            (edges.second, edges.count) = (now.as_secs(), 0);
+        }
+        edges.count += 1;
+        if edges.count <= MAX_EDGES {
+            return self.say(status, span, now);
+        }
+        edges.held = Some((status, span));
+        if !std::mem::replace(&mut edges.said, true) {
+            let note = Body::Note {
+                code: "status.capped".into(),
+                text: format!("of more than {MAX_EDGES} status reports in a second only the last one counts"),
+            };
+            // Said about the reports, not by them: what they said last stays.
+            let claim = Claim::Content(Box::new(note));
+            let signal = Signal { source: Source::Timer, rule: "status.capped".into(), claim };
+            self.machine.signal(signal, None, now, &self.sight);
+        }
+    }
+
+    fn held_edge(&mut self, now: Duration) {
+        if let Some((status, span)) = self.edges.held.take() {
+            self.say(status, span, now);
+        }
+    }
+
+    fn say(&mut self, status: Status, span: Span, now: Duration) {
+        match status {
+            Status::Says(signal) => self.told(signal, Some(span), now),
+            Status::Clear => self.machine.status_cleared(),
         }
     }
 

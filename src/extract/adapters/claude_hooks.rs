@@ -22,6 +22,8 @@ pub(super) fn decode(payload: &Value) -> Result<Vec<Report>, String> {
             let id = required(payload, "/session_id")?.to_owned();
             let transcript = text(payload, "/transcript_path").map(Into::into);
             sheet.say("claude.session_start", Claim::Conversation { id, transcript });
+            let chosen = matches!(text(payload, "/source"), Some("clear" | "resume"));
+            sheet.reports.iter_mut().for_each(|report| report.chosen = chosen);
         }
         "UserPromptSubmit" if !sub => {
             sheet.say("claude.prompt_submit", Claim::PromptTaken { text: owned(payload, "/prompt") });

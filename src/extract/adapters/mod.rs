@@ -53,6 +53,8 @@ struct Report {
     turn: Option<String>,
     /// The agent's id of the conversation (thread, session).
     thread: Option<String>,
+    /// The user chose this conversation: no helper of a turn does.
+    chosen: bool,
 }
 
 type Decoder = fn(&Value) -> Result<Vec<Report>, String>;
@@ -100,7 +102,7 @@ impl Sheet {
 
     fn say(&mut self, rule: &'static str, claim: Claim) {
         let (turn, thread) = (self.turn.clone(), self.thread.clone());
-        self.reports.push(Report { source: self.source, rule, claim, turn, thread });
+        self.reports.push(Report { source: self.source, rule, claim, turn, thread, chosen: false });
     }
 
     /// A message, as markdown source.

@@ -23,6 +23,8 @@ pub struct Reports {
     conversation: Option<String>,
     /// Turn under way.
     open: Option<String>,
+    /// Other witnesses say that it is over: no report tells an interruption.
+    at_rest: bool,
     ended: VecDeque<String>,
     /// Prompts of the open turn, with the adapter that told them.
     prompts: Vec<(String, Option<String>)>,
@@ -41,8 +43,26 @@ impl Reports {
 
     /// Turns one report of the protocol `adapter` into claims that are new.
     pub fn decode(&mut self, adapter: &str, payload: &Value) -> Result<Vec<Signal>, AdapterError> {
-        let reports = reports_of(adapter, payload)?;
-        Ok(reports.into_iter().filter_map(|report| self.pass(adapter, report)).map(Report::into_signal).collect())
+        let mut signals = Vec::new();
+        for report in reports_of(adapter, payload)? {
+            if self.is_left_by(&report) {
+                // The user went to another conversation, so the turn under way was given up before.
+                self.end(None);
+                signals.push(Signal { source: report.source, rule: report.rule.to_owned(), claim: Claim::Interrupted });
+            }
+            signals.extend(self.pass(adapter, report).map(Report::into_signal));
+        }
+        Ok(signals)
+    }
+
+    /// Takes the news that no turn is under way, whoever told.
+    pub fn rest(&mut self) {
+        self.at_rest = true;
+    }
+
+    fn is_left_by(&self, report: &Report) -> bool {
+        let Claim::Conversation { id, .. } = &report.claim else { return false };
+        report.chosen && self.open.is_some() && !self.at_rest && self.conversation.as_ref().is_some_and(|c| c != id)
     }
 
     fn pass(&mut self, adapter: &str, mut report: Report) -> Option<Report> {
@@ -57,8 +77,12 @@ impl Reports {
         if let Claim::Conversation { id, .. } = &report.claim {
             // In mid-turn it can only be a helper's: the user cannot change conversations there.
             let other = self.conversation.as_ref().is_some_and(|c| c != id);
-            if other && self.open.is_some() {
+            if other && self.open.is_some() && !self.at_rest {
                 return None;
+            }
+            if other {
+                self.open = None;
+                self.transcript_turn = None;
             }
             self.conversation = Some(id.clone());
             return Some(report);
@@ -67,6 +91,7 @@ impl Reports {
         if foreign && !asks {
             return None;
         }
+        self.at_rest &= !matches!(report.claim, Claim::PromptTaken { .. } | Claim::Working);
         // Who named the turn at its beginning names it at its end; this is no end of it (T3).
         let ends = matches!(report.claim, Claim::TurnDone { .. } | Claim::TurnFailed { .. } | Claim::Interrupted);
         let named_by_it = self.open.is_some() && self.prompts.iter().any(|(by, _)| by == adapter);
@@ -249,6 +274,33 @@ mod tests {
         assert_eq!(all(&mut r, "codex-notify/1", notify), [""; 0]);
         let ask = json!({ "hook_event_name": "PermissionRequest", "session_id": "other", "tool_name": "Bash", "tool_input": { "command": "rm x" } });
         assert_eq!(all(&mut r, "codex-hooks/1", ask).len(), 1);
+    }
+
+    #[test]
+    fn a_conversation_that_the_user_goes_to_is_heard_though_no_report_ended_the_turn() {
+        let start =
+            |id: &str, source: &str| json!({ "hook_event_name": "SessionStart", "session_id": id, "source": source });
+        let prompt = |id: &str, turn: &str| json!({ "hook_event_name": "UserPromptSubmit", "session_id": id, "prompt_id": turn, "prompt": "x" });
+        let begun = || {
+            let mut r = Reports::new();
+            all(&mut r, "claude-hooks/1", start("a", "startup"));
+            all(&mut r, "claude-hooks/1", prompt("a", "p1"));
+            r
+        };
+        // Escape, then /clear.
+        let mut r = begun();
+        let told = all(&mut r, "claude-hooks/1", start("b", "clear"));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("interrupted") && told[1].contains("conversation"), "{told:?}");
+        assert_eq!(all(&mut r, "claude-hooks/1", prompt("b", "p2")).len(), 1);
+        // The screen told of the end.
+        let mut r = begun();
+        r.rest();
+        assert_eq!(all(&mut r, "claude-hooks/1", start("b", "startup")).len(), 1);
+        assert_eq!(all(&mut r, "claude-hooks/1", prompt("b", "p2")).len(), 1);
+        // A helper's.
+        let mut r = begun();
+        assert_eq!(all(&mut r, "claude-hooks/1", start("b", "startup")), [""; 0]);
     }
 
     #[test]
