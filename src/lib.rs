@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod demo;
 pub mod extract;
 pub mod ids;
+pub mod json;
 pub mod linux;
 pub mod paths;
 pub mod pty;

@@ -65,7 +65,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 
 /// Writes a value as one line of JSON.
 pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    let mut line = serde_json::to_string(value)?;
+    let mut line = crate::json::line(value)?;
     line.push('\n');
     Ok(print(&line)?)
 }

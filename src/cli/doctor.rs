@@ -66,8 +66,7 @@ pub(crate) fn run(json: bool) -> anyhow::Result<Exit> {
     let checks = all();
     let mut out = std::io::stdout().lock();
     if json {
-        serde_json::to_writer(&mut out, &checks)?;
-        writeln!(out)?;
+        writeln!(out, "{}", crate::json::line(&checks)?)?;
     } else {
         for c in &checks {
             let mark = match c.level {

@@ -1,7 +1,6 @@
 //! `orchwrap events`: events as NDJSON, from the daemon, or merged from the journals where none runs.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,8 +13,9 @@ use crate::daemon::client::{self, Client, ClientError, Start};
 use crate::daemon::rpc::{Call, EventQuery};
 use crate::extract::event::Event;
 use crate::ids::{Name, TaskId};
+use crate::json;
 use crate::paths::{RunDir, StateDir};
-use crate::pty::journal::JournalReader;
+use crate::pty::journal::{JournalReader, Position};
 use crate::queue::store::EventFilter;
 
 /// Events shown where nothing narrows them.
@@ -110,7 +110,7 @@ fn from_daemon(dirs: &crate::config::Dirs, mut client: Client, mut query: EventQ
         let mut last = query.after;
         let end: Result<(), _> = client.stream(Call::Events(query.clone()), |item| {
             last = item["id"].as_i64().or(last);
-            let written = writeln!(out, "{item}").and_then(|()| out.flush());
+            let written = writeln!(out, "{}", json::line(&item)?).and_then(|()| out.flush());
             gone |= written.is_err();
             written
         });
@@ -134,11 +134,11 @@ fn from_daemon(dirs: &crate::config::Dirs, mut client: Client, mut query: EventQ
 fn from_journals(state: &StateDir, query: &EventQuery) -> anyhow::Result<()> {
     use io::Write;
     let filter = EventFilter::from(query);
-    let mut readers: HashMap<RunDir, JournalReader> = HashMap::new();
+    let mut read = Read::default();
     let mut out = io::stdout().lock();
     let mut first = true;
     loop {
-        let mut events = unread(state, &mut readers);
+        let mut events = read.on(state);
         events.retain(|e| filter.takes(e));
         events.sort_by_key(|e| (e.ts, e.seq));
         if let Some(n) = query.last.filter(|n| first && *n < events.len()) {
@@ -146,8 +146,7 @@ fn from_journals(state: &StateDir, query: &EventQuery) -> anyhow::Result<()> {
         }
         first = false;
         for event in &events {
-            serde_json::to_writer(&mut out, event)?;
-            out.write_all(b"\n")?;
+            writeln!(out, "{}", json::line(event)?)?;
         }
         out.flush()?;
         if !query.follow {
@@ -157,22 +156,58 @@ fn from_journals(state: &StateDir, query: &EventQuery) -> anyhow::Result<()> {
     }
 }
 
-/// What the journals hold that was not read yet.
-fn unread(state: &StateDir, readers: &mut HashMap<RunDir, JournalReader>) -> Vec<Event> {
-    for entry in std::fs::read_dir(state.runs()).into_iter().flatten().flatten() {
-        let dir = RunDir::at(entry.path());
-        // A run that has no journal yet gets its turn with the next look.
-        if let Entry::Vacant(new) = readers.entry(dir)
-            && let Ok(reader) = JournalReader::open(&new.key().events(), 1)
-        {
-            new.insert(reader);
+/// How far each journal was read. None is kept open: there may be more of them than descriptors.
+#[derive(Default)]
+struct Read {
+    upto: HashMap<RunDir, Position>,
+    /// Those that could not be read, each told once.
+    told: HashSet<RunDir>,
+}
+
+impl Read {
+    /// What the journals hold that was not read yet.
+    fn on(&mut self, state: &StateDir) -> Vec<Event> {
+        let mut events = Vec::new();
+        let runs = match std::fs::read_dir(state.runs()) {
+            Ok(runs) => runs,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return events,
+            Err(e) => {
+                self.tell(RunDir::at(state.runs()), &e);
+                return events;
+            }
+        };
+        for entry in runs {
+            let dir = match entry {
+                Ok(entry) => RunDir::at(entry.path()),
+                Err(e) => {
+                    self.tell(RunDir::at(state.runs()), &e);
+                    continue;
+                }
+            };
+            match self.read(&dir, &mut events) {
+                Ok(()) => {}
+                // A run that has no journal yet gets its turn with the next look.
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(e) => self.tell(dir, &e),
+            }
         }
+        events
     }
-    let mut events = Vec::new();
-    for reader in readers.values_mut() {
-        while let Ok(Some(line)) = reader.next_line() {
+
+    fn read(&mut self, dir: &RunDir, events: &mut Vec<Event>) -> io::Result<()> {
+        let upto = self.upto.get(dir).copied().unwrap_or_default();
+        let mut reader = JournalReader::resume(&dir.events(), upto)?;
+        while let Some(line) = reader.next_line()? {
             events.extend(line.event().ok());
         }
+        self.upto.insert(dir.clone(), reader.position());
+        Ok(())
     }
-    events
+
+    fn tell(&mut self, dir: RunDir, e: &io::Error) {
+        if !self.told.contains(&dir) {
+            eprintln!("orchwrap: read the events in {}: {e}", dir.path().display());
+            self.told.insert(dir);
+        }
+    }
 }

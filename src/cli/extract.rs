@@ -143,7 +143,7 @@ impl Printer<'_> {
             rule: draft.rule,
             span: draft.span,
         };
-        let line = serde_json::to_string(&event).expect("an event has string keys and finite numbers");
+        let line = crate::json::line(&event).expect("an event has string keys and finite numbers");
         self.failed = writeln!(self.out, "{line}").err();
     }
 }

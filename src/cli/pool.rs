@@ -141,8 +141,7 @@ pub(super) fn request(name: Name, size: Option<u32>, seat: SeatArgs, takes_tasks
 fn show_pools(pools: &[PoolView], json: bool) -> anyhow::Result<Exit> {
     let mut out = std::io::stdout().lock();
     if json {
-        serde_json::to_writer(&mut out, pools)?;
-        writeln!(out)?;
+        writeln!(out, "{}", crate::json::line(&pools)?)?;
         return Ok(Exit::Ok);
     }
     if pools.is_empty() {

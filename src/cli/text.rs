@@ -5,6 +5,7 @@ use std::fmt::Write;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::clock::Timestamp;
+use crate::json::is_unseen;
 use crate::queue::task::Proof;
 
 /// Returns the text with control, bidi and zero-width characters made visible; newline and tab stay.
@@ -13,11 +14,11 @@ pub(super) fn safe(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\n' | '\t' => out.push(c),
-            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{061c}' => {
-                let _ = write!(out, "<U+{:04X}>", u32::from(c));
-            }
             c if c.is_control() => {
                 let _ = write!(out, "\\x{:02x}", u32::from(c));
+            }
+            c if is_unseen(c) => {
+                let _ = write!(out, "<U+{:04X}>", u32::from(c));
             }
             c => out.push(c),
         }

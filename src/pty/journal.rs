@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::clock;
 use crate::extract::event::{Body, Draft, Event, Source};
 use crate::ids::{AttemptKey, Name, RunId};
+use crate::json;
 use crate::pty::mask::Mask;
 use crate::run::RunSpec;
 
@@ -161,7 +162,7 @@ impl Journal {
             rule: draft.rule,
             span: draft.span,
         };
-        let mut line = serde_json::to_string(&event).expect("an event has string keys and finite numbers");
+        let mut line = json::line(&event).expect("an event has string keys and finite numbers");
         line.push('\n');
         line
     }
@@ -388,7 +389,25 @@ struct Numbered {
     seq: u64,
 }
 
+/// How far a journal was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    from: u64,
+    offset: u64,
+}
+
 impl JournalReader {
+    /// Goes on where another reader of the same journal was.
+    pub fn resume(path: &Path, at: Position) -> io::Result<Self> {
+        let reader = Self::open(path, at.from)?;
+        Ok(Self { offset: at.offset, ..reader })
+    }
+
+    /// How far it has read.
+    pub fn position(&self) -> Position {
+        Position { from: self.from, offset: self.offset + self.used as u64 }
+    }
+
     /// Opens the journal at `path`; events before number `from` are skipped.
     pub fn open(path: &Path, from: u64) -> io::Result<Self> {
         Ok(Self::over(File::open(path)?, from))
@@ -504,8 +523,11 @@ mod tests {
         let mut reader = JournalReader::open(&path, 1).unwrap();
         assert_eq!(reader.next_line().unwrap().unwrap().seq, 1);
         assert_eq!(reader.next_line().unwrap(), None);
+        let mut later = JournalReader::resume(&path, reader.position()).unwrap();
         second.extend_from_slice(&text.as_bytes()[20..]);
         std::fs::write(&path, &second).unwrap();
+        assert_eq!(later.next_line().unwrap().unwrap().seq, 2);
+        assert_eq!(later.next_line().unwrap(), None);
         assert_eq!(reader.next_event().unwrap().unwrap().seq, Some(2));
     }
 

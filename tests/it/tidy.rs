@@ -107,7 +107,7 @@ fn vendors_are_named_in_packs_and_adapters_only() {
 
 /// Layers, lowest first; a module may import its own layer and those below.
 const LAYERS: &[&[&str]] = &[
-    &["ids", "clock"],
+    &["ids", "clock", "json"],
     &["term"],
     &["extract"],
     &["ctl", "run", "paths", "linux", "recording"],

@@ -189,7 +189,7 @@ fn log(args: LogArgs) -> anyhow::Result<()> {
     let _: TaskView = client.call(Call::TaskShow { id: args.id })?;
     let end: Result<(), _> = client.stream(Call::Events(query), |item| {
         let line = match args.json {
-            true => format!("{item}\n"),
+            true => crate::json::line(&item).expect("a value is written without fail") + "\n",
             false => {
                 serde_json::from_value::<Event>(item).map(|e| show::event(&e, clock::wall(), width)).unwrap_or_default()
             }
