@@ -8,7 +8,6 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
 
 use nix::pty::Winsize;
 use rustix::event::EventfdFlags;
@@ -23,6 +22,7 @@ use super::lane::{Lane, Outlet};
 use super::memo::Memo;
 use super::tty::Outer;
 use super::wire::{Report, recv};
+use crate::clock;
 use crate::extract::event::ProcId;
 use crate::linux;
 use crate::run::Seat;
@@ -63,7 +63,7 @@ pub struct Started {
     /// This process.
     pub wrapper: ProcId,
     /// What the times of the feed count from.
-    pub started: Instant,
+    pub started: clock::Started,
 }
 
 /// Why a command did not start.
@@ -115,7 +115,7 @@ pub fn run(
     launch: Launch,
     observe: impl FnOnce(Started, IoHandle, FeedReceiver) + Send + 'static,
 ) -> Result<Ended, StartError> {
-    let started = Instant::now();
+    let started = clock::Started::now();
     let streams = Streams::of(&launch)?;
     let signals = Signals::block(streams.has_terminal()).map_err(setup("signals"))?;
     let memo = Memo::new();

@@ -448,7 +448,7 @@ impl Observer {
             self.journal.deadline(),
             self.write_deadline(),
         ];
-        due.into_iter().flatten().min().map(|at| self.started.started + at)
+        due.into_iter().flatten().min().map(|at| self.started.started.look_at(at))
     }
 
     /// Journals what the extractor found, and tells the delivery about it.
