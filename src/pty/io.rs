@@ -25,6 +25,7 @@ use super::lane::{Arena, Flow, Lane};
 use super::memo::Memo;
 use super::tty::Outer;
 use super::wire::{Order, Report, recv, send};
+use crate::clock;
 use crate::extract::event::ProcId;
 use crate::linux;
 use crate::run::Seat;
@@ -79,7 +80,7 @@ impl Signals {
 
 /// What the loop is made of.
 pub(super) struct Parts {
-    pub(super) started: Instant,
+    pub(super) started: clock::Started,
     pub(super) seat: Seat,
     pub(super) status_reply: bool,
     pub(super) scope: Scope,
@@ -116,6 +117,8 @@ pub(super) struct Io {
     sentry: Sentry,
     /// The status query was answered, and that was told.
     replied: bool,
+    /// The agent's modes are switched off in the outer terminal.
+    undone: bool,
     /// Bytes of output so far.
     off: u64,
     /// In the background of the outer terminal: it is neither read nor changed.
@@ -152,12 +155,13 @@ const TOKENS: usize = 11;
 impl Io {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
-            settles: Some(parts.started + SETTLED),
+            settles: Some(Instant::now() + SETTLED),
             parts,
             keys: Keys::new(),
             arena: Arena::new(),
             sentry: Sentry::new(),
             replied: false,
+            undone: false,
             off: 0,
             background: false,
             hung_up: false,
@@ -516,19 +520,18 @@ impl Io {
         }
     }
 
-    /// Makes the outer terminal raw, if it is ours to change now; says whether it was not.
-    pub(super) fn take_terminal(&mut self) -> bool {
-        let Some(outer) = &mut self.parts.outer else { return false };
+    /// Makes the outer terminal raw, if it is ours to change now.
+    pub(super) fn take_terminal(&mut self) {
+        let Some(outer) = &mut self.parts.outer else { return };
         self.background = !outer.is_foreground();
-        if self.background || !self.parts.interactive || self.hung_up || outer.is_raw() {
-            return false;
+        if self.background || !self.parts.interactive || self.hung_up {
+            return;
         }
         let (memo, shared) = (&mut self.parts.memo, &self.parts.shared);
         let _ = outer.enter_raw(|settings| {
             memo.set_settings(settings);
             let _ = memo.write(shared);
         });
-        outer.is_raw()
     }
 
     /// Puts the outer terminal back as it was: modes first, while what they cover is still raw.
@@ -539,6 +542,7 @@ impl Io {
             self.sentry.undo(&mut self.scratch);
             write_within(&*outer, &self.scratch, UNDO_WAIT);
             outer.leave_raw();
+            self.undone = true;
         }
         self.parts.memo.set_undo(&[]);
         self.parts.memo.set_settings(None);
@@ -569,9 +573,10 @@ impl Io {
 
     /// We are in front (again): raw, right size, modes as the agent has them.
     fn come_forward(&mut self) {
-        // Only what was undone is done again: a keyboard mode is pushed, and twice pushed it would stay behind.
-        let taken = self.take_terminal();
-        if let Some(outer) = self.parts.outer.as_ref().filter(|_| taken) {
+        self.take_terminal();
+        // Only what was undone: a keyboard mode is pushed, and pushed twice it would stay behind.
+        if let Some(outer) = self.parts.outer.as_ref().filter(|outer| outer.is_raw() && self.undone) {
+            self.undone = false;
             self.scratch.clear();
             self.sentry.redo(&mut self.scratch);
             write_within(outer, &self.scratch, UNDO_WAIT);

@@ -17,6 +17,7 @@ mod prepare;
 mod recordings;
 mod seats;
 mod shadow;
+mod streams;
 mod support;
 mod tidy;
 mod tmux;

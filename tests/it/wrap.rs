@@ -355,7 +355,7 @@ fn the_status_query_is_answered_unless_told_not_to() {
 }
 
 /// An interactive shell with job control, as a person has one.
-fn shell(home: &Home) -> Terminal {
+pub(crate) fn shell(home: &Home) -> Terminal {
     let mut command = home.program("sh");
     command.arg("-i").env("PS1", "$ ").env("O", orchwrap());
     let terminal = Terminal::start(command);
