@@ -79,8 +79,7 @@ pub(super) fn main(verb: SessionVerb) -> anyhow::Result<Exit> {
 fn show(view: &SessionView, json: bool) -> anyhow::Result<Exit> {
     let mut out = std::io::stdout().lock();
     if json {
-        serde_json::to_writer(&mut out, view)?;
-        writeln!(out)?;
+        writeln!(out, "{}", crate::json::line(view)?)?;
     } else {
         let s = &view.session;
         writeln!(out, "{}  {}  {}  {}", s.spec.name, text::safe(&s.spec.agent), describe(s), text::path(&s.place))?;
