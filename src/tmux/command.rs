@@ -223,7 +223,10 @@ mod tests {
     #[test]
     fn f15_only_a_pane_that_its_own_server_does_not_know_is_lost() {
         use crate::extract::event::ProcId;
-        let stat = |pid, parent| Stat { id: ProcId { pid, start: 1 }, state: 'S', parent, group: pid, session: pid };
+        let stat = |pid, parent| {
+            let id = ProcId { pid, start: 1 };
+            Stat { id, state: 'S', parent, group: pid, session: pid, foreground: -1 }
+        };
         let panes = parse_processes("77 100 0\n77 101 1\n").unwrap();
         assert!(!panes.has_lost(&stat(100, 77)), "whatever its session is called by now");
         assert!(panes.has_lost(&stat(101, 77)), "tmux says that it is dead");
