@@ -150,7 +150,7 @@ fn f06_a_dead_run_is_judged_by_its_whole_journal() {
     let (wrapper, lines) = read(&run.events());
     kill(Pid::from_raw(wrapper), Signal::SIGKILL).unwrap();
     wait_until("the wrapper is gone", || (!rundir::is_alive(&run)).then_some(()));
-    bury(&run.events(), &lines, 10_000);
+    bury(&run.events(), &lines, 30_000);
     assert_eq!(w.until(&id, "completed")["answer"], "finished");
 }
 
@@ -360,4 +360,27 @@ fn the_branch_of_an_older_queue_is_not_worked_on() {
     w.until(&id, "completed");
     w.ok(["task", "retry", &id]);
     w.until(&id, "completed");
+}
+
+#[test]
+fn a_batch_for_one_folder_is_looked_at_once() {
+    let w = World::new();
+    let git = w.home.join("bin/git");
+    let real = std::process::Command::new("sh").args(["-c", "command -v git"]).output().unwrap();
+    let real = String::from_utf8(real.stdout).unwrap();
+    let calls = w.home.join("calls");
+    std::fs::write(&git, format!("#!/bin/sh\necho x >> {}\nexec {} \"$@\"\n", calls.display(), real.trim())).unwrap();
+    std::fs::set_permissions(&git, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    w.ok(["daemon", "start"]);
+    let line = serde_json::json!({"prompt": "x", "cwd": w.app(), "gates": ["true"]}).to_string() + "\n";
+    let file = w.home.join("batch");
+    let calls_for = |n: usize| {
+        std::fs::write(&file, line.repeat(n)).unwrap();
+        std::fs::write(&calls, "").unwrap();
+        let ids = w.ok(["task", "add", "--batch", "--file", file.to_str().unwrap()]);
+        assert_eq!(ids.lines().count(), n);
+        std::fs::read_to_string(&calls).unwrap().lines().count()
+    };
+    let (one, many) = (calls_for(1), calls_for(40));
+    assert!(one > 0 && many <= one, "{one} calls of git for one task, {many} for forty");
 }

@@ -1,6 +1,7 @@
 //! `task add`: what cannot work is refused here, before anything is stored.
 
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,14 @@ pub struct Added {
     pub notes: Vec<String>,
 }
 
+/// What git said about folders during one submission: a batch of thousands is usually for one.
+#[derive(Default)]
+struct Looked {
+    places: HashMap<PathBuf, Place>,
+    met: HashSet<(PathBuf, bool)>,
+    lacks: HashMap<PathBuf, Vec<String>>,
+}
+
 impl Daemon {
     /// Adds all of these tasks or none.
     pub async fn add_tasks(&self, submissions: Vec<Submission>) -> Result<Vec<Added>, Refusal> {
@@ -49,8 +58,9 @@ impl Daemon {
         let many = submissions.len() > 1;
         let mut specs = Vec::with_capacity(submissions.len());
         let mut notes = Vec::with_capacity(submissions.len());
+        let mut looked = Looked::default();
         for (n, submission) in submissions.into_iter().enumerate() {
-            let (spec, said) = self.check(submission).await.map_err(|e| match many {
+            let (spec, said) = self.check(submission, &mut looked).await.map_err(|e| match many {
                 true => Refusal { message: format!("task {} of the batch: {}", n + 1, e.message), ..e },
                 false => e,
             })?;
@@ -76,15 +86,17 @@ impl Daemon {
     }
 
     /// Checks a submission and fills in what is pinned now; the notes say what it came to.
-    async fn check(&self, submission: Submission) -> Result<(TaskSpec, Vec<String>), Refusal> {
+    async fn check(&self, submission: Submission, looked: &mut Looked) -> Result<(TaskSpec, Vec<String>), Refusal> {
         let Submission { mut spec, typed, branch_here } = submission;
         let mut notes = Vec::new();
         check_prompt(&mut spec, &mut notes)?;
         check_folder(&spec.cwd)?;
-        let facts = self.check_branch(&mut spec, branch_here, &mut notes).await?;
-        self.pin_gates(&mut spec, facts.as_ref(), &mut notes).await?;
+        let facts = self.check_branch(&mut spec, branch_here, looked, &mut notes).await?;
+        self.pin_gates(&mut spec, facts.as_ref(), looked, &mut notes).await?;
         let tree = facts.as_ref().map(|f| (f.top.as_path(), f.common_dir.as_path()));
-        notes.extend(self.meet(&spec.cwd, tree, typed).await?);
+        if looked.met.insert((spec.cwd.clone(), typed)) {
+            notes.extend(self.meet(&spec.cwd, tree, typed).await?);
+        }
         let origin = if typed { Origin::Local } else { Origin::Foreign };
         for name in env::check(&spec.env, origin).map_err(|e| refuse(e.reason(), e))? {
             notes.push(format!("{name} decides what programs load or run; it is passed on as you typed it"));
@@ -104,6 +116,7 @@ impl Daemon {
         &self,
         spec: &mut TaskSpec,
         facts: Option<&Facts>,
+        looked: &mut Looked,
         notes: &mut Vec<String>,
     ) -> Result<(), Refusal> {
         spec.gate_rules = None;
@@ -115,12 +128,16 @@ impl Daemon {
         let mut gate = self.config().gate_of(root).map_err(bad)?;
         gate.fresh &= !spec.gate_in_place;
         if let Some(facts) = facts.filter(|_| gate.fresh && worktree.setup.is_empty()) {
-            let lacks = setup::missing(&self.git, &facts.top, &worktree).await;
+            if !looked.lacks.contains_key(&facts.top) {
+                let lacks = setup::missing(&self.git, &facts.top, &worktree).await;
+                looked.lacks.insert(facts.top.clone(), lacks);
+            }
+            let lacks = &looked.lacks[&facts.top];
             if !lacks.is_empty() {
                 notes.push(format!(
                     "the gate runs on a fresh checkout, without what git ignores ({}): name what it needs under \
                      [worktree] in .orchwrap.toml, or say --gate-in-place",
-                    gate_files::summary(&lacks)
+                    gate_files::summary(lacks)
                 ));
             }
         }
@@ -133,10 +150,17 @@ impl Daemon {
         &self,
         spec: &mut TaskSpec,
         here: bool,
+        looked: &mut Looked,
         notes: &mut Vec<String>,
     ) -> Result<Option<Facts>, Refusal> {
         let wanted = spec.branch.as_deref().map(str::parse::<Branch>).transpose().map_err(bad)?;
-        let place = self.git.place(&spec.cwd).await;
+        let place = match looked.places.get(&spec.cwd) {
+            Some(known) => Ok(known.clone()),
+            None => self.git.place(&spec.cwd).await,
+        };
+        if let Ok(place) = &place {
+            looked.places.entry(spec.cwd.clone()).or_insert_with(|| place.clone());
+        }
         let facts = match (place, &wanted) {
             (Ok(Place::Tree(facts)), _) => facts,
             (Ok(Place::Bare), Some(_)) | (Ok(Place::None), Some(_)) => {
