@@ -33,6 +33,8 @@ const MENU_WAIT: Duration = Duration::from_secs(3);
 /// A start of work that no prompt explains, and the first one of a run, must last this long: agents blip at start-up
 /// (10-50 ms were seen, on a busy machine after the first prompt was already submitted).
 const BLIP: Duration = Duration::from_millis(150);
+/// The same before anything was ever submitted: on a busy machine those blips last several times as long.
+const STARTUP_BLIP: Duration = Duration::from_secs(1);
 /// How long a menu must stand against a status report that says the agent works.
 const MENU_STANDS: Duration = Duration::from_secs(1);
 /// How long an input box must stand before the agent counts as ready for the first time.
@@ -158,6 +160,10 @@ pub(crate) struct Machine {
     reported: bool,
     /// The last turn ended without the report of its end, which may still come.
     owed: bool,
+    /// A turn is told to have ended well, and no report said so: when that is to be noted, and what told it instead.
+    lacking: Option<(Duration, String)>,
+    /// It was noted: once is enough until reports come again.
+    lack_noted: bool,
     level: Level,
     level_rule: String,
     level_source: Source,
@@ -199,6 +205,8 @@ impl Machine {
             status: None,
             reported: false,
             owed: false,
+            lacking: None,
+            lack_noted: false,
             level: Level::Unknown,
             level_rule: String::new(),
             level_source: Source::Screen,
@@ -273,11 +281,12 @@ impl Machine {
     /// When [`Self::tick`] is wanted.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         [
-            self.start.as_ref().map(|s| s.due),
+            self.start.as_ref().filter(|s| !self.is_doubted(s)).map(|s| s.due),
             self.ending.as_ref().map(|e| e.due),
             self.asking.as_ref().filter(|a| !a.said).map(|a| a.due),
             self.recheck,
             self.limit_ends,
+            self.lacking.as_ref().map(|(due, _)| *due),
             self.menu.as_ref().map(|(due, ..)| *due),
             self.idle_due(),
         ]
@@ -290,7 +299,7 @@ impl Machine {
     fn idle_due(&self) -> Option<Duration> {
         let since = self.idle_since?;
         let wait = if self.asking.is_some() && self.status.is_none() {
-            READY
+            return Some((since + READY).max(self.overtaken_until().unwrap_or_default()));
         } else if self.turn.is_some() && self.ending.is_none() {
             self.patience()
         } else if self.turn.is_none() && matches!(self.state, SessionState::Starting | SessionState::Setup) {
@@ -370,7 +379,13 @@ impl Machine {
         if self.state == SessionState::Exited && !matches!(claim, Claim::Content(_)) {
             return;
         }
-        self.reported |= source.is_report();
+        if source.is_report() {
+            self.reported = true;
+            self.lack_noted = false;
+            if matches!(claim, Claim::TurnDone { .. }) {
+                self.lacking = None;
+            }
+        }
         if source == Source::Osc {
             self.status = Some(match claim {
                 Claim::Working => true,
@@ -379,7 +394,7 @@ impl Machine {
             });
         }
         match claim {
-            Claim::Working if self.was_overtaken(source, now) => {}
+            Claim::Working if source == Source::Osc && self.is_overtaken(now) => {}
             Claim::Working => {
                 self.answered(None, source, &rule, now);
                 self.work(source, rule, span, now, eyes);
@@ -442,7 +457,7 @@ impl Machine {
             }
             Level::Working => {
                 self.idle_since = None;
-                if self.status.is_none() {
+                if self.status.is_none() && !self.is_overtaken(now) {
                     self.answered(None, source, &rule, now);
                     if before != Level::Working && self.turn.is_none() && self.recheck.is_none() {
                         self.work(source, rule.clone(), None, now, eyes);
@@ -475,7 +490,7 @@ impl Machine {
 
     /// Takes the time.
     pub(crate) fn tick(&mut self, now: Duration, eyes: &dyn Eyes) {
-        if self.start.as_ref().is_some_and(|s| s.due <= now) {
+        if self.start.as_ref().is_some_and(|s| s.due <= now && !self.is_doubted(s)) {
             let s = self.start.take().expect("it was just looked at");
             self.begin(s.source, s.rule, s.span, s.at, now, eyes);
         }
@@ -495,13 +510,16 @@ impl Machine {
         if self.recheck.is_some_and(|at| at <= now) {
             self.recheck = None;
             if self.turn.is_none() {
-                if self.busy() {
+                if self.busy() && self.level != Level::Idle {
                     let rule = self.level_rule.clone();
                     self.begin(self.busy_source(), rule, None, now, now, eyes);
                 } else if self.state == SessionState::Working {
                     self.enter(SessionState::Idle, Source::Timer, "turn.over", now);
                 }
             }
+        }
+        if self.lacking.as_ref().is_some_and(|(due, _)| *due <= now) {
+            self.note_lack();
         }
         if self.limit_ends.is_some_and(|at| at <= now) {
             self.limit_ends = None;
@@ -557,7 +575,17 @@ impl Machine {
         }
         self.asking = None;
         self.recheck = None;
+        self.note_lack();
         self.enter(SessionState::Exited, Source::Exit, "exit", now);
+    }
+
+    /// Says which report did not come, and what counted instead.
+    fn note_lack(&mut self) {
+        let Some((_, instead)) = self.lacking.take() else { return };
+        if !std::mem::replace(&mut self.lack_noted, true) {
+            let text = format!("no report told the end of the turn; {instead} did");
+            self.push(Body::Note { code: "witness.missing".into(), text }, Source::Timer, "witness.missing", None);
+        }
     }
 
     // --- turns
@@ -580,9 +608,17 @@ impl Machine {
         let proved = source != Source::Osc || self.turns > 0;
         if source.is_report() || (proved && self.has_submitted(now)) {
             self.begin(source, rule, span, now, now, eyes);
-        } else {
-            self.start = Some(Start { source, rule, span, at: now, due: now + BLIP });
+        } else if self.recheck.is_none() || source != Source::Osc {
+            // Right after an end the status may still be the old one: then the recheck decides.
+            let lasts = if self.turns == 0 && self.entered.is_none() { STARTUP_BLIP } else { BLIP };
+            self.start = Some(Start { source, rule, span, at: now, due: now + lasts });
         }
+    }
+
+    /// Whether the frame shows an agent at rest: a status that says `working` then speaks of what goes on in the
+    /// background after a turn. It waits for a frame that shows work.
+    fn is_doubted(&self, start: &Start) -> bool {
+        start.source == Source::Osc && self.level == Level::Idle
     }
 
     fn begin(
@@ -749,6 +785,10 @@ impl Machine {
         self.answered(None, source, &rule, now);
         let duration_ms = u64::try_from(at.saturating_sub(turn.began).as_millis()).unwrap_or(u64::MAX);
         let mut limited = false;
+        // Interruptions are told by no hook, and some agents' failures by none either.
+        if self.config.reports && !source.is_report() && matches!(outcome, Outcome::Done { .. }) {
+            self.lacking = Some((now + AFTER_REPORT, format!("`{rule}`")));
+        }
         match outcome {
             Outcome::Done { answer } => {
                 let verdict = if answer.is_none() { eyes.verdict() } else { Verdict::default() };
@@ -966,11 +1006,14 @@ impl Machine {
         self.enter(SessionState::Asking, source, &rule, at);
     }
 
-    /// Whether `working` comes from a witness that has not heard of the question yet: a report travels beside the stream
-    /// and may be quicker than the status that was written before it.
-    fn was_overtaken(&self, source: Source, now: Duration) -> bool {
-        let ahead = |a: &Asking| a.reported && !a.status && !a.menu && now < a.at + AFTER_REPORT;
-        source == Source::Osc && self.asking.as_ref().is_some_and(ahead)
+    /// Whether the stream has not come to the question yet: a report travels beside it and may be quicker than what was
+    /// written before, be it a status or a frame that still shows the agent at work.
+    fn is_overtaken(&self, now: Duration) -> bool {
+        self.overtaken_until().is_some_and(|until| now < until)
+    }
+
+    fn overtaken_until(&self) -> Option<Duration> {
+        self.asking.as_ref().filter(|a| a.reported && !a.status && !a.menu).map(|a| a.at + AFTER_REPORT)
     }
 
     /// What was asked is no longer asked.

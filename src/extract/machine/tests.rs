@@ -107,7 +107,7 @@ fn ready(reports: bool) -> Rig {
 #[test]
 fn a_blip_at_startup_is_no_turn() {
     let mut rig = ready(false);
-    rig.osc(Claim::Working).wait(40).osc(Claim::Idle).wait(2000);
+    rig.osc(Claim::Working).wait(600).osc(Claim::Idle).wait(2000);
     assert!(rig.story().is_empty());
     assert_eq!(rig.state(), SessionState::Idle);
 }
@@ -291,6 +291,67 @@ fn a_status_written_before_the_question_answers_nothing_though_it_comes_after_it
     assert_eq!(rig.story(), ["permission.asked"]);
     rig.osc(Claim::Working);
     assert_eq!(rig.story(), ["permission.answered"]);
+}
+
+#[test]
+fn a_frame_drawn_before_the_question_answers_nothing_though_it_is_seen_after_its_report() {
+    let asked = || Claim::Asked {
+        kind: AskKind::Permission,
+        tool: None,
+        text: "rm x".into(),
+        options: Vec::new(),
+        exact: true,
+    };
+    let menu = || Menu { kind: AskKind::Permission, tool: None, text: "rm x".into(), options: Vec::new() };
+    for still in [Level::Working, Level::Idle] {
+        let mut rig = Rig::new(true);
+        rig.screen(Level::Idle).wait(1000).hook(taken("do it")).screen(Level::Working).wait(100).story();
+        rig.hook(asked()).screen(still).wait(900);
+        assert_eq!(rig.story(), ["permission.asked"]);
+        rig.screen(Level::Asked(menu())).wait(100).screen(Level::Working);
+        assert_eq!(rig.story(), ["permission.answered"]);
+    }
+    // The menu was never seen: in the end what is seen counts.
+    let mut rig = Rig::new(true);
+    rig.hook(taken("do it")).hook(asked()).wait(6000).screen(Level::Working);
+    assert_eq!(rig.story().last().unwrap(), "permission.answered");
+}
+
+#[test]
+fn a_status_that_speaks_of_the_background_begins_no_turn() {
+    // The end is told by a report, by a row of the screen; the status goes on saying that something works.
+    for reported in [true, false] {
+        let mut rig = ready(reported);
+        rig.enter().osc(Claim::Working).screen(Level::Working).wait(500).story();
+        if reported {
+            rig.hook(answer("It runs.")).screen(Level::Idle);
+        } else {
+            let done = Reading { level: Level::Idle, rule: "ready".into(), composer: None, done: Some("row".into()) };
+            rig.machine.level(&done, Source::Screen, rig.now, &rig.eyes);
+        }
+        rig.wait(100).osc(Claim::Working).wait(20_000).osc(Claim::Working).wait(20_000);
+        assert_eq!(rig.story().iter().filter(|k| k.starts_with("turn.")).count(), 1, "reported: {reported}");
+        assert_eq!(rig.state(), SessionState::Idle);
+        // It is over, and the agent begins a turn of its own: the frame shows it.
+        rig.screen(Level::Working).wait(500).screen(Level::Idle).osc(done());
+        rig.wait(1000);
+        assert_eq!(rig.machine.turns(), 2);
+        assert_eq!(rig.state(), SessionState::Idle);
+    }
+}
+
+#[test]
+fn a_report_that_is_missed_is_named_once() {
+    let mut rig = ready(true);
+    rig.hook(taken("a")).wait(100).hook(answer("x")).wait(9000);
+    assert!(!rig.story().contains(&"note".into()));
+    for expected in [1, 0] {
+        rig.enter().osc(Claim::Working).wait(1000).osc(done()).wait(9000);
+        assert_eq!(rig.story().iter().filter(|k| *k == "note").count(), expected);
+    }
+    // Late is not missing.
+    rig.hook(taken("b")).osc(Claim::Working).wait(100).osc(done()).wait(2000).hook(answer("y")).wait(9000);
+    assert!(!rig.story().contains(&"note".into()));
 }
 
 #[test]
