@@ -1,12 +1,14 @@
 //! A recording on disk: a folder with `session.cast` (or `session.cast.gz`), `expect.json` with what truly happened, and
-//! `reports.jsonl` with what side channels told, where there were any.
+//! `reports.jsonl.gz` with what side channels told, where there were any.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::extract::cast::{Cast, CastError};
+use crate::extract::cast::{Cast, CastError, Moment};
 use crate::extract::score::{self, Fact, TruthError};
 
 /// Names of the session's file, the compressed one first.
@@ -23,7 +25,7 @@ pub struct Recording {
     pub reports: Vec<Report>,
 }
 
-/// What a side channel told, and when: a line of `reports.jsonl`.
+/// What a side channel told, and when: a line of `reports.jsonl.gz`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Seconds of the recording.
@@ -56,14 +58,27 @@ impl Recording {
         let file = dir.join("expect.json");
         let truth = score::truth(&fs_err::read_to_string(&file)?);
         let truth = truth.map_err(|source| RecordingError::Truth { file, source })?;
-        let file = dir.join("reports.jsonl");
+        let file = dir.join("reports.jsonl.gz");
         let reports = if file.exists() { reports(&file)? } else { Vec::new() };
         Ok(Self { cast, truth, reports })
+    }
+
+    /// The session with its reports in their places.
+    pub fn with_reports(&self) -> Cast {
+        let reports = self.reports.iter().map(|r| {
+            let at = Duration::try_from_secs_f64(r.t).unwrap_or_default();
+            (at, Moment::Reported { adapter: r.adapter.clone(), payload: r.payload.clone() })
+        });
+        let mut cast = self.cast.clone();
+        cast.moments.extend(reports);
+        cast.moments.sort_by_key(|(at, _)| *at); // stable: what was written came before what was told of it
+        cast
     }
 }
 
 fn reports(file: &Path) -> Result<Vec<Report>, RecordingError> {
-    let text = fs_err::read_to_string(file)?;
+    let mut text = String::new();
+    flate2::read::MultiGzDecoder::new(fs_err::File::open(file)?).read_to_string(&mut text)?;
     let line = |(n, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|source| RecordingError::Report {
             file: file.to_owned(),

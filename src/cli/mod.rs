@@ -13,6 +13,7 @@ mod hook;
 mod ls;
 mod patterns;
 mod pool;
+mod record;
 mod runner;
 mod session;
 mod status;
@@ -54,6 +55,7 @@ enum Verb {
     Events(events::EventsArgs),
     Extract(extract::ExtractArgs),
     Patterns(patterns::PatternsArgs),
+    Record(record::RecordArgs),
     Ls(ls::LsArgs),
     Status(status::StatusArgs),
     /// Start, end and look at the daemon
@@ -130,6 +132,7 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => events::main(args),
         Verb::Extract(args) => extract::main(args),
         Verb::Patterns(args) => patterns::main(args),
+        Verb::Record(args) => record::main(args),
         Verb::Ls(args) => ls::main(args),
         Verb::Status(args) => status::main(args),
         Verb::Daemon(args) => daemon::main(args),

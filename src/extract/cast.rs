@@ -30,6 +30,13 @@ pub enum Moment {
     Input(Vec<u8>),
     /// The terminal has a new size.
     Resized(u16, u16),
+    /// A side channel told something; never in the file itself, see [`crate::recording`].
+    Reported {
+        /// The adapter that reads it.
+        adapter: String,
+        /// As it came.
+        payload: Value,
+    },
 }
 
 /// A recording.
@@ -107,6 +114,8 @@ impl Cast {
                 }
                 Moment::Input(bytes) => extractor.typed(bytes, *at),
                 Moment::Resized(cols, rows) => extractor.resize(*cols, *rows, *at),
+                // What cannot be read is nothing: so it is in a run.
+                Moment::Reported { adapter, payload } => drop(extractor.report(adapter, payload, *at)),
             }
             extractor.drain().into_iter().for_each(|d| said(*at, d));
             end = *at;

@@ -195,6 +195,14 @@ impl Story {
                 }
                 return Ok(());
             }
+            // By itself: what it left in the background is over, or a limit is.
+            "turn_started" => {
+                if !self.open {
+                    self.open = true;
+                    self.facts.push(Fact { what: What::Started, at });
+                }
+                return Ok(());
+            }
             "turn_completed" => What::Completed,
             "interrupted" => What::Interrupted,
             "killed" => What::Failed { reason: FailReason::Exited },

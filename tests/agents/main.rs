@@ -7,5 +7,6 @@ mod mock_model;
 
 mod oneshot;
 mod queue;
+mod record;
 mod setup;
 mod turns;

@@ -13,6 +13,8 @@ mod responses;
 pub mod scenario;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -59,6 +61,8 @@ struct Shared {
 struct State {
     scenario: String,
     log: Vec<Record>,
+    /// Where the log is written as well, a line an event.
+    file: Option<File>,
     /// How often each prompt was asked for an answer, retries included: by conversation and number of prompts.
     asked: HashMap<(String, usize, usize), u32>,
 }
@@ -85,7 +89,7 @@ impl Mock {
     pub fn bind(addr: SocketAddr) -> Self {
         let listener = TcpListener::bind(addr).unwrap_or_else(|e| panic!("bind {addr}: {e}"));
         let addr = listener.local_addr().expect("a bound listener has an address");
-        let state = State { scenario: "plain".into(), log: Vec::new(), asked: HashMap::new() };
+        let state = State { scenario: "plain".into(), log: Vec::new(), file: None, asked: HashMap::new() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -105,6 +109,11 @@ impl Mock {
     /// Sets the scenario for prompts that name none.
     pub fn set(&self, scenario: &str) {
         self.shared.state.lock().unwrap().scenario = scenario.to_owned();
+    }
+
+    /// Writes the log to `file` from now on: `{"ts":seconds since 1970,"event":"asked"|"answered","main":bool,..}` a line.
+    pub fn log_to(&self, file: File) {
+        self.shared.state.lock().unwrap().file = Some(file);
     }
 
     /// Everything asked so far.
@@ -171,14 +180,31 @@ impl Shared {
             answered: false,
         });
         let number = state.log.len() - 1;
+        state.write(number, "asked");
         drop(state);
         self.changed.notify_all();
         (number, items)
     }
 
     fn answered(&self, number: usize) {
-        self.state.lock().unwrap().log[number].answered = true;
+        let mut state = self.state.lock().unwrap();
+        state.log[number].answered = true;
+        state.write(number, "answered");
+        drop(state);
         self.changed.notify_all();
+    }
+}
+
+impl State {
+    fn write(&mut self, number: usize, event: &str) {
+        let Self { file: Some(file), log, .. } = self else { return };
+        let record = &log[number];
+        let ts = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+        let line = serde_json::json!({
+            "ts": ts, "event": event, "request": number, "main": record.main, "dialect": record.dialect,
+            "scenario": record.scenario, "step": record.step, "prompt": record.prompts.last(),
+        });
+        writeln!(file, "{line}").expect("the log is written");
     }
 }
 

@@ -19,6 +19,10 @@ pub enum Item {
     },
     /// A shell command.
     Command { line: &'static str, why: &'static str, escalate: bool },
+    /// A shell command that goes on after the tool has returned.
+    Background { line: &'static str, why: &'static str },
+    /// A task for an agent of the agent's own.
+    Delegate { task: &'static str, prompt: &'static str },
     /// A file to write.
     Write { name: &'static str, content: &'static str },
     /// A multiple-choice question.
@@ -66,6 +70,10 @@ Do you want to proceed?\n\n1. Yes\n2. No\n\n\
 (That question is quoted from the documentation; I am not asking you.)\n\n\
 ```text\nthread 'main' panicked at src/main.rs:4:5\nFAILED (failures=3)\nProcess exited with code 1\n>>> \n```\n\n\
 I would still have to write the parser.";
+
+/// A sentence of `wide`: no line break for several rows of any terminal.
+pub const WIDE: &str = "A line without an end, wrapped wherever the terminal ends: esc to interrupt is what a footer says, \
+❯ is what an input box shows, and none of them means anything inside an answer, however the rows are broken. ";
 
 /// Lines of `long`.
 pub const LONG_LINES: usize = 300;
@@ -141,6 +149,33 @@ pub(super) fn plan(name: &str, step: usize, attempt: u32) -> Vec<Item> {
             pace: Some(Duration::from_millis(250)),
             cut: None,
         }],
+        // Everything at once, then nothing for seconds, and again.
+        ("bursty", _) => (0..4)
+            .map(|n| Item::Text {
+                text: format!("Part {n}. {PLAIN}\n\n"),
+                first: Duration::from_secs(if n == 0 { 0 } else { 3 }),
+                pace: Some(Duration::ZERO),
+                cut: None,
+            })
+            .collect(),
+        // A word a second: most of the turn nothing moves but the spinner.
+        ("drip", _) => vec![Item::Text {
+            text: "Only a few words, each of them late, and that is the whole of it.".into(),
+            first: Duration::from_secs(1),
+            pace: Some(Duration::from_millis(1500)),
+            cut: None,
+        }],
+        ("wide", _) => vec![say(format!("{WIDE}\n\n{}\n\nThat is all.", WIDE.repeat(6)))],
+        ("subagent", 0) => vec![
+            say("I will let a helper look at the file."),
+            Item::Delegate { task: "Look at calc.py", prompt: "Read calc.py and say what it does. [[mock:drip]]" },
+        ],
+        ("subagent", _) => vec![say("The helper is done and found one function; nothing else is to do.")],
+        ("background", 0) => vec![
+            say("I will start the server in the background."),
+            Item::Background { line: "sleep 4; echo served", why: "Start the server" },
+        ],
+        ("background", _) => vec![say("The server runs in the background; I am done here.")],
         ("hang", _) => {
             vec![Item::Text { text: PLAIN.into(), first: Duration::from_secs(3600), pace: None, cut: None }]
         }
@@ -155,7 +190,10 @@ pub(super) fn plan(name: &str, step: usize, attempt: u32) -> Vec<Item> {
             extra: json!({}),
         }],
         ("err500", _) => vec![error(500, "api_error", "Internal server error", "server_error")],
-        ("usage_limit", _) => vec![usage_limit()],
+        ("usage_limit", _) => vec![usage_limit(3600)],
+        // Over soon: an agent that resumes by itself does so while somebody watches.
+        ("limit_soon", _) if attempt == 1 => vec![usage_limit(45)],
+        ("limit_soon", _) => vec![say(PLAIN)],
         ("flaky", _) if attempt <= 2 => vec![error(529, "overloaded_error", "Overloaded", "server_overloaded")],
         ("cut", _) => vec![cut()],
         ("cut_once", _) if attempt == 1 => vec![cut()],
@@ -178,15 +216,16 @@ fn cut() -> Item {
     Item::Text { text: PLAIN.into(), first: Duration::ZERO, pace: None, cut: Some(60) }
 }
 
-fn usage_limit() -> Item {
+fn usage_limit(seconds: u64) -> Item {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
-    let reset = (now + 3600).to_string();
+    let reset = (now + seconds).to_string();
+    let after = seconds.to_string();
     let headers = [
         ("anthropic-ratelimit-unified-status", "rejected"),
         ("anthropic-ratelimit-unified-reset", &reset),
         ("anthropic-ratelimit-unified-representative-claim", "five_hour"),
         ("anthropic-ratelimit-unified-overage-status", "rejected"),
-        ("retry-after", "3600"),
+        ("retry-after", &after),
         ("x-should-retry", "false"),
     ];
     Item::Error {
@@ -195,7 +234,7 @@ fn usage_limit() -> Item {
         message: "You have reached your usage limit.",
         code: "usage_limit_reached",
         headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        extra: json!({ "plan_type": "plus", "resets_in_seconds": 3600, "resets_at": now + 3600 }),
+        extra: json!({ "plan_type": "plus", "resets_in_seconds": seconds, "resets_at": now + seconds }),
     }
 }
 
@@ -242,6 +281,14 @@ pub(super) fn call(
                 args["justification"] = json!(format!("{why}?"));
             }
             Some((name.to_owned(), args))
+        }
+        Item::Background { line, why } if has("Bash") => {
+            Some(("Bash".into(), json!({ "command": line, "description": why, "run_in_background": true })))
+        }
+        Item::Delegate { task, prompt } => {
+            let name = ["Agent", "Task"].into_iter().find(|n| has(n))?;
+            let kind = "general-purpose";
+            Some((name.into(), json!({ "description": task, "prompt": prompt, "subagent_type": kind })))
         }
         Item::Write { name, content } if has("Write") => {
             Some(("Write".into(), json!({ "file_path": format!("{cwd}/{name}"), "content": content })))
