@@ -601,14 +601,14 @@ impl Machine {
             // The agent went on: what ended has ended.
             self.conclude(now, eyes);
         }
-        if self.turn.is_some() || self.start.is_some() {
+        if self.turn.is_some() {
             return;
         }
         // A blip of the start-up may come as late as the first prompt and is not its answer.
         let proved = source != Source::Osc || self.turns > 0;
         if source.is_report() || (proved && self.has_submitted(now)) {
             self.begin(source, rule, span, now, now, eyes);
-        } else if self.recheck.is_none() || source != Source::Osc {
+        } else if self.start.is_none() && (self.recheck.is_none() || source != Source::Osc) {
             // Right after an end the status may still be the old one: then the recheck decides.
             let lasts = if self.turns == 0 && self.entered.is_none() { STARTUP_BLIP } else { BLIP };
             self.start = Some(Start { source, rule, span, at: now, due: now + lasts });
@@ -618,7 +618,7 @@ impl Machine {
     /// Whether the frame shows an agent at rest: a status that says `working` then speaks of what goes on in the
     /// background after a turn. It waits for a frame that shows work.
     fn is_doubted(&self, start: &Start) -> bool {
-        start.source == Source::Osc && self.level == Level::Idle
+        start.source == Source::Osc && self.level == Level::Idle && !self.has_submitted(start.at)
     }
 
     fn begin(

@@ -364,7 +364,7 @@ fn recorded_sessions_show_what_vt100_shows() {
             match moment {
                 Moment::Output(bytes) => oracle.0.process(bytes),
                 Moment::Resized(cols, rows) => oracle.resize(*cols, *rows),
-                Moment::Input(_) => continue,
+                Moment::Input(_) | Moment::Reported { .. } => continue,
             }
             // As a run is looked at: when it is quiet, and at the end.
             let quiet = cast.moments.get(n + 1).is_none_or(|(next, _)| *next > *at + Duration::from_millis(16));
@@ -373,7 +373,7 @@ fn recorded_sessions_show_what_vt100_shows() {
                 match moment {
                     Moment::Output(bytes) => bytes.chunks(*piece).for_each(|b| grid.process(b)),
                     Moment::Resized(cols, rows) => grid.resize(*cols, *rows),
-                    Moment::Input(_) => {}
+                    Moment::Input(_) | Moment::Reported { .. } => {}
                 }
                 if let Some(want) = &want {
                     grid.look(text);
