@@ -132,7 +132,8 @@ pub fn echoed_elsewhere(cast: &Cast) -> Cast {
     for (at, moment) in &cast.moments {
         let Moment::Reported { adapter, payload } = moment else { continue };
         let event = payload["hook_event_name"].as_str().unwrap_or_default();
-        if matches!(event, "SessionStart" | "SessionEnd" | "PermissionRequest") || payload["session_id"].is_null() {
+        // A session file is one conversation's.
+        if matches!(event, "" | "SessionStart" | "SessionEnd" | "PermissionRequest") {
             continue;
         }
         let mut payload = payload.clone();
