@@ -108,7 +108,8 @@ fn record() {
     for line in TABLE {
         let out = recordings().join(line.1.folder()).join(name(line));
         let called = out.strip_prefix(recordings()).unwrap().display().to_string();
-        if !wanted.iter().any(|w| called.contains(w)) && !(wanted.is_empty() && !out.exists()) {
+        let is_wanted = if wanted.is_empty() { !out.exists() } else { wanted.iter().any(|w| called.contains(w)) };
+        if !is_wanted {
             continue;
         }
         let Some(fixture) = fixture() else { return };
