@@ -119,12 +119,9 @@ fn page(cases: &[Case], results: &Results) -> String {
     for ((name, _), (readings, c)) in VARIANTS.iter().zip(&results.variants) {
         let _ = writeln!(page, "| {name} | {readings} | {} |", figures(*c));
     }
+    page += "\n";
     for (name, what) in &results.varied {
-        let _ = write!(
-            page,
-            "{}- {name}, {what}\n",
-            if results.varied[0].0 == *name && results.varied[0].1 == *what { "\n" } else { "" }
-        );
+        let _ = writeln!(page, "- {name}, {what}");
     }
     page += PEERS;
     for method in baselines::NAMES {
