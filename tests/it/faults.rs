@@ -150,7 +150,7 @@ fn f06_a_dead_run_is_judged_by_its_whole_journal() {
     let (wrapper, lines) = read(&run.events());
     kill(Pid::from_raw(wrapper), Signal::SIGKILL).unwrap();
     wait_until("the wrapper is gone", || (!rundir::is_alive(&run)).then_some(()));
-    bury(&run.events(), &lines, 30_000);
+    bury(&run.events(), &lines, 20_000);
     assert_eq!(w.until(&id, "completed")["answer"], "finished");
 }
 
@@ -383,4 +383,35 @@ fn a_batch_for_one_folder_is_looked_at_once() {
     };
     let (one, many) = (calls_for(1), calls_for(40));
     assert!(one > 0 && many <= one, "{one} calls of git for one task, {many} for forty");
+}
+
+#[test]
+fn f03_a_prerequisite_of_a_killed_daemon_ends_before_it_runs_again() {
+    let w = World::with_pool();
+    let (go, pids) = (w.home.join("go"), w.home.join("pids"));
+    let line = format!("echo $$ >> {}; while ! test -e {}; do sleep 0.05; done", pids.display(), go.display());
+    let id = w.add("run: env > seen", &["--prereq", &line]);
+    let started = |n: usize| {
+        wait_until("the prerequisite runs", || {
+            let text = std::fs::read_to_string(&pids).ok()?;
+            let all: Vec<i32> = text.lines().filter_map(|l| l.parse().ok()).collect();
+            (all.len() == n).then_some(all)
+        })
+    };
+    let first = started(1)[0];
+    w.kill_daemon();
+    assert!(crate::support::is_running(first), "nothing told it");
+    w.ok(["daemon", "start"]);
+    let both = started(2);
+    assert!(!crate::support::is_running(first) && crate::support::is_running(both[1]));
+    // A cancel ends it as well.
+    w.kill_daemon();
+    w.ok(["task", "cancel", &id]);
+    wait_until("it is ended", || (!crate::support::is_running(both[1])).then_some(()));
+    until_over(&w, &id);
+    std::fs::write(&go, "").unwrap();
+    w.ok(["task", "retry", &id]);
+    w.until(&id, "completed");
+    let seen = std::fs::read_to_string(w.app().join("seen")).unwrap();
+    assert!(!seen.contains("ORCHWRAP_GATE"), "{seen}");
 }

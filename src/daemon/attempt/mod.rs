@@ -354,6 +354,7 @@ impl Driver {
             None
         });
         self.end_gate().await;
+        self.end_prereqs().await;
         if let Some(run) = sent_to {
             match self.find(&run).await {
                 Ok(Some(run)) => self.quiet(&run).await,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -11,9 +11,9 @@ use super::{Driver, Halt, Step, excerpt};
 use crate::assign::env::{self, Env};
 use crate::assign::git::Branch;
 use crate::assign::plan::{self, Refusal, Way};
-use crate::assign::prereq;
 use crate::assign::verify::{self, Expected, Mismatch};
 use crate::assign::worktree::{Tree, TreeError, Wanted};
+use crate::assign::{marked, prereq};
 use crate::ctl::{SendRequest, Status};
 use crate::daemon::LiveRun;
 use crate::daemon::runs::LaunchError;
@@ -26,6 +26,9 @@ use crate::run::Seat;
 
 /// How soon a task that found its session or tree taken is looked at again.
 const SOON: Duration = Duration::from_secs(5);
+
+/// The step in which prerequisites run.
+const PREREQS: &str = "prereqs";
 
 /// How long `cd` may take to be done.
 const CD_PATIENCE: Duration = Duration::from_secs(10);
@@ -116,16 +119,45 @@ impl Driver {
         if !spec.gates.is_empty() {
             self.note_base(&tree.cwd).await?;
         }
-        if !spec.prereqs.is_empty() {
-            self.step("prereqs", json!({ "lines": spec.prereqs })).await?;
-        }
-        let env = prereq::run(&spec.prereqs, &tree.cwd, env, limit).await.map_err(|e| {
-            let output = crate::assign::deliver::clean(e.output()).0;
-            Next::fail(e.reason(), format!("{e}\n{}", output.trim_end()).trim_end())
-        })?;
+        let env = self.prerequisites(&tree.cwd, env, limit).await?;
         env::check_fits(&env).map_err(|e| Next::fail(e.reason(), e.to_string()))?;
         let hash = env::context_hash(&tree.cwd, tree.branch.as_deref(), &spec.prereqs, &env);
         Ok(Context { tree, env, hash })
+    }
+
+    /// Runs the prerequisites. Where an earlier daemon was killed in the middle of them, what still runs is ended first: the
+    /// same line never runs twice at once (F3).
+    async fn prerequisites(&self, cwd: &std::path::Path, mut env: Env, limit: Duration) -> Step<Env> {
+        let lines = &self.task.spec.prereqs;
+        if lines.is_empty() {
+            return Ok(env);
+        }
+        let (mark, until) = (self.prereq_mark(), Instant::now() + limit);
+        marked::end(&mark).await;
+        self.step(PREREQS, json!({ "lines": lines })).await?;
+        for line in lines {
+            // The environment that a line leaves is without it: what is of ours never gets into an agent's.
+            env.insert(marked::MARK.into(), mark.clone().into());
+            let left = until.saturating_duration_since(Instant::now());
+            env = prereq::run(std::slice::from_ref(line), cwd, env, left).await.map_err(|e| {
+                let output = crate::assign::deliver::clean(e.output()).0;
+                Next::fail(e.reason(), format!("{e}\n{}", output.trim_end()).trim_end())
+            })?;
+        }
+        Ok(env)
+    }
+
+    /// Ends prerequisites that an earlier daemon left in the middle.
+    pub(super) async fn end_prereqs(&self) {
+        let steps = self.daemon.store.attempt_steps(self.key).await.unwrap_or_default();
+        if steps.last().is_some_and(|s| s.step == PREREQS) {
+            marked::end(&self.prereq_mark()).await;
+        }
+    }
+
+    /// What the processes of this attempt's prerequisites are known by.
+    fn prereq_mark(&self) -> String {
+        format!("{}/prerequisites/{}.{}", self.daemon.state.root().display(), self.key.task, self.key.fence)
     }
 
     /// Asks a human about configuration of agents that nobody said yes to (T16).
