@@ -3,7 +3,7 @@
 //! Starts nothing and changes nothing.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +13,9 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use crate::config::{self, Config, Dirs};
+use crate::extract::adapters::parse_version as parse_agent_version;
 use crate::extract::pattern::{Pack, Packs};
+use crate::paths::StateDir;
 use crate::tmux::command::parse_version;
 
 /// Patience with a program asked for its version.
@@ -24,6 +26,9 @@ const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 /// Free space below which a journal may soon fail, in bytes.
 const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
+
+/// How many runs, the newest first, are searched for what they told about their packs.
+const RUNS_SEARCHED: usize = 50;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,6 +96,7 @@ fn all() -> Vec<Check> {
             checks.extend(state(&dirs.state));
             checks.push(config(&dirs));
             checks.extend(packs(&dirs));
+            checks.extend(disagreements(&dirs.state));
         }
     }
     checks
@@ -203,12 +209,47 @@ fn packs(dirs: &Dirs) -> Vec<Check> {
     checks
 }
 
+/// What runs told about rules that no longer fit their agent, each once.
+fn disagreements(state: &Path) -> Vec<Check> {
+    let journals = fs::read_dir(StateDir::new(state).runs()).into_iter().flatten().flatten();
+    let mut newest: Vec<_> = journals
+        .map(|run| run.path().join("events.ndjson"))
+        .filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)))
+        .collect();
+    newest.sort_by(|a, b| b.cmp(a));
+    let mut told: Vec<String> = Vec::new();
+    for (_, file) in newest.into_iter().take(RUNS_SEARCHED) {
+        let Ok(lines) = fs::File::open(&file).map(|f| std::io::BufReader::new(f).lines()) else { continue };
+        for line in lines.map_while(Result::ok).filter(|l| l.contains("witness_disagreement")) {
+            let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+            let Some(text) = event["data"]["text"].as_str() else { continue };
+            let text: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
+            if event["data"]["code"] == "witness_disagreement" && !told.contains(&text) {
+                told.push(text);
+            }
+        }
+    }
+    let fix = "send a recording of it to orchwrap's makers, or write a pack that extends it (patterns/README.md)";
+    told.into_iter().map(|text| Check::warn("pack", text, fix)).collect()
+}
+
 fn agent(pack: &Pack) -> Check {
     match find(&pack.launch.command) {
         None => Check::warn("agent", format!("{}: {} is not on PATH", pack.id, pack.launch.command), ""),
         Some(path) => {
             let version = version(&pack.launch.command, "--version").unwrap_or_else(|| "version unknown".into());
-            Check::ok("agent", format!("{}: {} ({version})", pack.id, path.display()))
+            let found = format!("{}: {} ({version})", pack.id, path.display());
+            match parse_agent_version(&version) {
+                Some(v) if !pack.is_for(v) => {
+                    Check::warn("agent", found, "the pack is not for this version: orchwrap patterns ls --json")
+                }
+                Some(v) if pack.is_untested(v) => Check::warn(
+                    "agent",
+                    format!("{found}, newer than the pack was tested with"),
+                    "its first turns are watched; where witnesses disagree it is told here",
+                ),
+                _ => Check::ok("agent", found),
+            }
         }
     }
 }

@@ -289,6 +289,14 @@ pub enum Body {
     },
     #[serde(rename = "url")]
     Url { url: String },
+    /// A commit was made, as git tells it.
+    #[serde(rename = "commit")]
+    Commit {
+        sha: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        branch: Option<String>,
+        subject: String,
+    },
     #[serde(rename = "usage")]
     Usage {
         #[serde(default, skip_serializing_if = "Option::is_none")]

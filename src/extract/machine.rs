@@ -386,7 +386,7 @@ impl Machine {
                 self.lacking = None;
             }
         }
-        if source == Source::Osc {
+        if source == Source::Osc && !matches!(claim, Claim::Content(_)) {
             self.status = Some(match claim {
                 Claim::Working => true,
                 Claim::Asked { .. } => self.status.unwrap_or(false),
@@ -1126,6 +1126,8 @@ impl Machine {
             Body::ToolStarted { id: Some(id), .. } => self.first_time(("tool.started", id.as_str())),
             Body::ToolFinished { id: Some(id), .. } => self.first_time(("tool.finished", id.as_str())),
             Body::CodeBlock { text, .. } => self.first_time(("code", text.as_str())),
+            // Links are drawn with every frame that shows them.
+            Body::Url { url } => self.first_time(("url", url.as_str())),
             _ => true,
         }
     }

@@ -3,6 +3,7 @@
 pub mod adapters;
 mod canary;
 pub mod cast;
+mod content;
 mod dialog;
 pub mod event;
 mod literals;
@@ -29,7 +30,7 @@ use crate::extract::canary::Canary;
 use crate::extract::dialog::Dialog;
 use crate::extract::event::{Ask, AskKind, Body, Draft, FailReason, LimitKind, SessionState, Source, Span};
 use crate::extract::machine::{Config, Eyes, Machine};
-use crate::extract::pattern::{Mode, Pack};
+use crate::extract::pattern::{Mode, Pack, Region};
 use crate::extract::rules::{Composer, Level, Rules, Verdict};
 use crate::extract::settled::Settled;
 use crate::extract::signal::{Claim, Signal};
@@ -300,7 +301,9 @@ impl Eyes for Sight {
     fn read_lines(&self, output: &str) -> Vec<(String, Body)> {
         let mut found = Vec::new();
         let mut rules = self.lines.borrow_mut();
-        if let Some(rules) = rules.get_or_insert_with(|| Settled::new(&self.pack.content)) {
+        if let Some(rules) =
+            rules.get_or_insert_with(|| Settled::new(&self.pack.content, &[Region::Line, Region::Tool]))
+        {
             rules.read(format!("{output}\n").as_bytes(), |rule, body| {
                 found.push((rule.to_owned(), body));
                 found.len() < MAX_LINE_EVENTS as usize
@@ -624,7 +627,7 @@ impl Core {
         }
         // Once more is not told there is nothing to look for.
         if window.1 < MAX_LINE_EVENTS
-            && let Some(settled) = settled.get_or_insert_with(|| Settled::new(&sight.pack.rules))
+            && let Some(settled) = settled.get_or_insert_with(|| Settled::new(&sight.pack.rules, &[Region::Line]))
         {
             settled.read(&finished.text, |rule, body| {
                 window.1 += 1;
@@ -660,6 +663,15 @@ impl Core {
                     self.sight.title = title.into_owned();
                     self.sight.turned = true;
                     self.touched(now);
+                }
+            }
+            // id and other parameters; the link, or nothing where it ends.
+            8 => {
+                let link = memchr::memchr(b';', data).and_then(|at| std::str::from_utf8(&data[at + 1..]).ok());
+                if let Some(body) = link.and_then(content::url) {
+                    let signal =
+                        Signal { source: Source::Osc, rule: "osc.link".into(), claim: Claim::Content(Box::new(body)) };
+                    self.machine.signal(signal, Some(span), now, &self.sight);
                 }
             }
             7501 if self.status => {

@@ -388,7 +388,7 @@ impl Rules {
 
 /// Whether a rule reads the screen, and not lines that scroll by.
 fn of_screen(rule: &Rule) -> bool {
-    !matches!(rule.says, Says::Error | Says::Test)
+    !rule.reads_lines()
 }
 
 /// Whether a pack has anything to see on a screen.
@@ -509,7 +509,7 @@ impl Layout {
             Region::Tail => slice(&self.tail),
             Region::Bottom(n) => last(&(0..all.len()), n),
             Region::Screen => slice(&(0..all.len())),
-            Region::Title | Region::Line => Box::new(std::iter::empty()),
+            Region::Title | Region::Line | Region::Tool => Box::new(std::iter::empty()),
         }
     }
 }
@@ -539,7 +539,7 @@ impl Compiled {
             Says::Question => menu(AskKind::Question),
             Says::Setup => Level::Setup(self.what.clone()),
             Says::Hold => Level::Hold,
-            Says::Done | Says::Failed | Says::Interrupted | Says::Error | Says::Test => Level::Unknown,
+            _ => Level::Unknown,
         }
     }
 

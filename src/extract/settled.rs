@@ -8,9 +8,10 @@ use regex::{CaptureLocations, Regex};
 use regex_automata::{Input, meta};
 use regex_syntax::hir::{Hir, HirKind, Look};
 
-use crate::extract::event::{Body, MAX_TEXT_BYTES, capped};
+use crate::extract::content;
+use crate::extract::event::Body;
 use crate::extract::literals::required;
-use crate::extract::pattern::{Region, Rule, Says};
+use crate::extract::pattern::{Condition, Region, Rule, Says};
 use crate::extract::sieve::{MIN_LITERAL, Sieve, WINDOW};
 
 /// Longest line that is looked at: nothing that anybody reads is longer.
@@ -38,27 +39,17 @@ struct LinePattern {
     regex: Regex,
     /// Where the groups of the last match are; kept, so that a match costs no memory.
     groups: CaptureLocations,
-    names: Names,
-}
-
-/// Numbers of the groups with a meaning.
-#[derive(Debug)]
-struct Names {
-    runner: Option<usize>,
-    passed: Option<usize>,
-    failed: Option<usize>,
-    skipped: Option<usize>,
-    message: Option<usize>,
-    file: Option<usize>,
-    line: Option<usize>,
+    /// Names of the groups, and their numbers.
+    names: Vec<(String, usize)>,
 }
 
 impl Settled {
-    /// Compiles the line patterns of `rules`; none if there are none.
-    pub(crate) fn new(rules: &[Rule]) -> Option<Self> {
+    /// Compiles the patterns of `rules` over `regions` of lines; none if there are none.
+    pub(crate) fn new(rules: &[Rule], regions: &[Region]) -> Option<Self> {
         let (mut patterns, mut literals, mut loose) = (Vec::new(), Vec::new(), Vec::new());
-        let rules = rules.iter().filter(|r| matches!(r.says, Says::Error | Says::Test));
-        let conds = rules.flat_map(|rule| rule.all.iter().filter(|c| c.r#in == Region::Line).map(move |c| (rule, c)));
+        let rules = rules.iter().filter(|r| r.reads_lines());
+        let here = |c: &&Condition| regions.contains(&c.r#in);
+        let conds = rules.flat_map(|rule| rule.all.iter().filter(here).map(move |c| (rule, c)));
         for (number, (rule, cond)) in conds.enumerate() {
             let text = cond.row.get_ref();
             let hir = regex_syntax::parse(text).expect("the patterns of a pack are checked when it is read");
@@ -148,16 +139,8 @@ impl Settled {
 impl LinePattern {
     fn new(rule: String, says: Says, pattern: &str) -> Self {
         let regex = Regex::new(pattern).expect("the patterns of a pack are checked when it is read");
-        let number = |name: &str| regex.capture_names().position(|n| n == Some(name));
-        let names = Names {
-            runner: number("runner"),
-            passed: number("passed"),
-            failed: number("failed"),
-            skipped: number("skipped"),
-            message: number("message"),
-            file: number("file"),
-            line: number("line"),
-        };
+        let named = regex.capture_names().enumerate().filter_map(|(n, name)| Some((name?.to_owned(), n)));
+        let names = named.collect();
         Self { rule, says, groups: regex.capture_locations(), names, regex }
     }
 
@@ -165,22 +148,9 @@ impl LinePattern {
     fn event(&mut self, line: &str) -> Option<Body> {
         let Self { groups, names, .. } = self;
         self.regex.captures_read(groups, line)?;
-        let text = |group: Option<usize>| groups.get(group?).map(|(start, end)| &line[start..end]);
-        // A word where a number is expected stands for one.
-        let count = |group| text(group).map_or(0, |t| t.parse().unwrap_or(1));
-        let last = self.rule.rsplit('.').next().unwrap_or(&self.rule);
-        Some(match self.says {
-            Says::Test => Body::TestResult {
-                runner: text(names.runner).unwrap_or(last.split('-').next().unwrap_or(last)).to_owned(),
-                passed: count(names.passed),
-                failed: count(names.failed),
-                skipped: count(names.skipped),
-            },
-            _ => Body::Error {
-                message: capped(text(names.message).unwrap_or(line).trim().to_owned(), MAX_TEXT_BYTES).0,
-                file: text(names.file).map(str::to_owned),
-                line: text(names.line).and_then(|l| l.parse().ok()),
-            },
+        content::body(&self.rule, self.says, line, |name| {
+            let (_, group) = names.iter().find(|(known, _)| known == name)?;
+            groups.get(*group).map(|(start, end)| &line[start..end])
         })
     }
 }
@@ -225,7 +195,7 @@ mod tests {
     use crate::extract::pattern::{Pack, Packs};
 
     fn events(text: &str) -> Vec<Body> {
-        let mut settled = Settled::new(&Packs::builtin().generic().rules).unwrap();
+        let mut settled = Settled::new(&Packs::builtin().generic().rules, &[Region::Line]).unwrap();
         let mut out = Vec::new();
         settled.read(text.as_bytes(), |_, body| {
             out.push(body);
@@ -303,7 +273,7 @@ mod tests {
             let expected: Vec<String> =
                 lines.filter_map(|l| regexes.iter().position(|r| r.is_match(&l))).map(|n| n.to_string()).collect();
             let mut told = Vec::new();
-            Settled::new(&pack(&patterns).rules).unwrap().read(&text, |rule, _| {
+            Settled::new(&pack(&patterns).rules, &[Region::Line]).unwrap().read(&text, |rule, _| {
                 told.push(rule.to_owned());
                 true
             });

@@ -204,6 +204,7 @@ fn samples() -> Vec<Body> {
         Body::TestResult { runner: "cargo".into(), passed: 1, failed: 2, skipped: 3 },
         Body::Error { message: "m".into(), file: Some("f".into()), line: Some(3) },
         Body::Url { url: "https://example.org".into() },
+        Body::Commit { sha: "1a2b3c4".into(), branch: Some("main".into()), subject: "x".into() },
         Body::Usage {
             input_tokens: Some(1),
             output_tokens: Some(2),

@@ -445,6 +445,54 @@ fn what_a_tool_reports_is_read_and_what_an_answer_quotes_is_not() {
     assert!(play.said.iter().any(|(_, d)| matches!(&d.body, Body::Error { file: Some(f), .. } if f == "src/a.c")));
 }
 
+#[test]
+fn commits_and_links_that_tools_tell_become_events() {
+    let mut play = Play::new("codex");
+    play.reports("codex-exec-json/1", r#"{"type":"turn.started"}"#);
+    let output = r"[main (root-commit) 1a2b3c4] extract: packs\n 1 file changed\nremote:      https://example.org/pull/new/x\n[not a hash] x\n";
+    play.reports(
+        "codex-exec-json/1",
+        &format!(r#"{{"type":"item.completed","item":{{"id":"i","type":"command_execution","command":"git","aggregated_output":"{output}","exit_code":0,"status":"completed"}}}}"#),
+    );
+    let commits: Vec<&Body> =
+        play.said.iter().map(|(_, d)| &d.body).filter(|b| matches!(b, Body::Commit { .. })).collect();
+    let wanted = Body::Commit { sha: "1a2b3c4".into(), branch: Some("main".into()), subject: "extract: packs".into() };
+    assert_eq!(commits, [&wanted]);
+    assert!(play.said.iter().any(|(_, d)| d.body == Body::Url { url: "https://example.org/pull/new/x".into() }));
+}
+
+#[test]
+fn a_link_of_the_stream_is_told_once_a_turn() {
+    let mut play = Play::new("claude");
+    let link = "\x1b]8;id=1;https://example.org/docs\x1b\\docs\x1b]8;;\x1b\\";
+    play.writes(link).writes(link).writes("\x1b]8;;javascript:x\x07no\x1b]8;;\x07");
+    let links: Vec<_> = play.said.iter().filter(|(_, d)| matches!(d.body, Body::Url { .. })).collect();
+    assert_eq!(links.len(), 1, "{links:?}");
+    assert!(links[0].1.span.is_some() && links[0].1.rule == "osc.link");
+}
+
+#[test]
+fn a_link_in_mid_turn_ends_nothing() {
+    let mut play = Play::new("claude");
+    play.types("x\r").writes("\x1b]7501;state=idle\x1b\\").writes("\x1b]7501;state=working\x1b\\");
+    play.writes("\x1b]8;;https://example.org/docs\x1b\\docs\x1b]8;;\x1b\\").passes(60);
+    assert_eq!(play.story(), ["turn.started"]);
+}
+
+#[test]
+fn doctor_tells_what_runs_noticed_about_their_packs() {
+    let home = Home::new();
+    for run in ["one", "two"] {
+        let dir = home.join("state/orchwrap/runs").join(run);
+        std::fs::create_dir_all(&dir).unwrap();
+        let note = r#"{"type":"note","data":{"code":"witness_disagreement","text":"x.stop and x.spinner disagree"}}"#;
+        std::fs::write(dir.join("events.ndjson"), format!("{{}}\nwitness_disagreement\n{note}\n")).unwrap();
+    }
+    let said = home.orchwrap(["doctor"]).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said.matches("x.stop and x.spinner disagree").count(), 1, "{said}");
+}
+
 /// What is read from a line of output.
 fn read(line: &str) -> String {
     let mut play = Play::new("generic");

@@ -82,6 +82,12 @@ pub enum Says {
     Error,
     /// A settled line that sums up tests; groups `passed`, `failed`, `skipped`.
     Test,
+    /// A settled line with a link; group `url`.
+    Url,
+    /// A settled line that tells a commit; groups `sha`, `branch`, `subject`.
+    Commit,
+    /// A settled line that tells what was used; groups `input`, `output` (tokens), `cost` (dollars), `context` (percent).
+    Usage,
 }
 
 /// Part of the screen.
@@ -104,12 +110,14 @@ pub enum Region {
     Bottom(usize),
     /// Every row.
     Screen,
-    /// A line that scrolled by, in line mode.
+    /// A line that scrolled by, in line mode, or of a tool's output that a report brings.
     Line,
+    /// A line of a tool's output that a report brings, and no other: for patterns that are dear to look for.
+    Tool,
 }
 
 /// Every region by name, as a message tells them.
-const REGIONS: &str = "title, composer, above, above:N, footer, turn, tail, bottom, bottom:N, screen or line";
+const REGIONS: &str = "title, composer, above, above:N, footer, turn, tail, bottom, bottom:N, screen, line or tool";
 
 impl TryFrom<String> for Region {
     type Error = String;
@@ -125,6 +133,7 @@ impl TryFrom<String> for Region {
             "bottom" => Self::Bottom(1),
             "screen" => Self::Screen,
             "line" => Self::Line,
+            "tool" => Self::Tool,
             _ => match s.split_once(':').map(|(name, n)| (name, n.parse())) {
                 Some(("above", Ok(n))) => Self::Above(Some(n)),
                 Some(("bottom", Ok(n))) => Self::Bottom(n),
@@ -180,7 +189,7 @@ pub struct Rule {
 impl Rule {
     /// Whether it reads lines that scroll by, and not what stands on the screen.
     pub fn reads_lines(&self) -> bool {
-        matches!(self.says, Says::Error | Says::Test)
+        matches!(self.says, Says::Error | Says::Test | Says::Url | Says::Commit | Says::Usage)
     }
 }
 
