@@ -121,7 +121,7 @@ fn terminal() -> Check {
 }
 
 fn tmux(program: &str) -> Check {
-    let install = "install tmux 3.2 or later (Debian: apt-get install tmux); without it pools need --detached";
+    let install = "install tmux 3.2 or later (Debian: apt-get install tmux); without it pools need --terminal detached";
     match version(program, "-V") {
         None => Check::warn("tmux", "not found", install),
         Some(text) => match parse_version(&text) {
