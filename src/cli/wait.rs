@@ -11,6 +11,7 @@ use crate::daemon::client::{self, Client, Start};
 use crate::daemon::rpc::{Call, WaitFor};
 use crate::daemon::service::{Waited, WaitedFor};
 use crate::ids::TaskId;
+use crate::queue::task::TaskState;
 
 /// How often a lost connection is made again before giving up.
 const RECONNECTS: u32 = 20;
@@ -65,13 +66,16 @@ pub(super) fn main(args: WaitArgs) -> anyhow::Result<ExitCode> {
         if args.json {
             ask::print_json(task)?;
         } else {
-            let proof = task.proof.map_or(String::new(), |p| format!(" ({})", text::proof(p)));
+            let proof = task
+                .proof
+                .filter(|_| task.state == TaskState::Completed)
+                .map_or(String::new(), |p| format!(" ({})", text::proof(p)));
             let why = task
                 .detail
                 .as_ref()
                 .or(task.reason.as_ref())
                 // A completion's proof says it already.
-                .filter(|_| task.proof.is_none())
+                .filter(|_| task.state != TaskState::Completed)
                 .map_or(String::new(), |d| format!(": {}", text::line(d, 100)));
             eprintln!("task {} is {}{proof}{why}", task.id, task.state.as_str());
         }

@@ -29,7 +29,9 @@ const OLDEST: (u32, u32) = (3, 2);
 #[derive(Debug, thiserror::Error)]
 pub enum TmuxError {
     /// There is no tmux.
-    #[error("tmux is not installed: install it (Debian: apt-get install tmux), or start the pool with --terminal detached")]
+    #[error(
+        "tmux is not installed: install it (Debian: apt-get install tmux), or start the pool with --terminal detached"
+    )]
     Missing,
     /// It is too old.
     #[error("tmux {0}.{1} is too old: 3.2 or later is needed")]

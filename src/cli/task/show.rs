@@ -45,7 +45,10 @@ fn field(out: &mut String, name: &str, value: &str) {
 pub(super) fn view(view: &TaskView, now: Timestamp) -> String {
     let mut out = String::new();
     let TaskView { task, tries, asking, evidence } = view;
-    let proof = task.proof.map_or(String::new(), |p| format!(" ({})", text::proof(p)));
+    let proof = task
+        .proof
+        .filter(|_| task.state == TaskState::Completed)
+        .map_or(String::new(), |p| format!(" ({})", text::proof(p)));
     field(&mut out, "task", &task.id.to_string());
     field(&mut out, "state", &format!("{}{proof}, for {}", task.state.as_str(), text::ago(task.changed, now)));
     if let Some(reason) = &task.reason {

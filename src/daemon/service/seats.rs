@@ -79,6 +79,9 @@ impl Daemon {
 
     /// Changes the size of a pool.
     pub async fn pool_scale(&self, name: &Name, size: u32) -> Result<PoolView, Refusal> {
+        if size == 0 {
+            return Err(bad("a pool needs at least one session; `pool down` ends one"));
+        }
         self.seats.pool_scale(name, size).await?;
         self.pool_view(name).await
     }
